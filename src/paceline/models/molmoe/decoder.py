@@ -1,0 +1,187 @@
+"""MolmoE's decoder: pre-norm attention with QK norm and rotary positions, then a token-choice mixture of experts.
+
+Muennighoff et al. 2024, "OLMoE" (arXiv 2409.02060), section 2, and Deitke et al. 2024, "Molmo" (arXiv 2409.17146).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from paceline.models.molmoe import knob_state
+from paceline.models.molmoe.options import MolmoEOptions
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, computed in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        wide = functional.rms_norm(x.float(), self.weight.shape, eps=self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rotary_table(positions: Int[Tensor, "batch time"], head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles, each (batch, 1, time, head_dim), in float32."""
+    frequencies = base ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    angles = positions[:, None, :, None].float() * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotate halves: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), in float32."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x.float() * cosines + turned * sines).to(x.dtype)
+
+
+class KeyValueCache:
+    """Keys and values per block, (batch, heads, time, head_dim); blocks that are skipped hold nothing."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def extend(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append along time and return everything so far."""
+        if block in self._blocks:
+            old_keys, old_values = self._blocks[block]
+            keys, values = torch.cat((old_keys, keys), dim=2), torch.cat((old_values, values), dim=2)
+        self._blocks[block] = (keys, values)
+        return keys, values
+
+
+class Attention(nn.Module):
+    """Causal self-attention; queries and keys are RMS-normalised over the full width before the split into heads."""
+
+    def __init__(self, options: MolmoEOptions) -> None:
+        super().__init__()
+        self.heads = options.num_heads
+        self.norm = RMSNorm(options.width, options.norm_eps)
+        self.q_norm = RMSNorm(options.width, options.norm_eps)
+        self.k_norm = RMSNorm(options.width, options.norm_eps)
+        self.qkv = nn.Linear(options.width, 3 * options.width, bias=False)
+        self.out = nn.Linear(options.width, options.width, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time width"],
+        rotary: tuple[Tensor, Tensor],
+        mask: Bool[Tensor, "batch 1 time keys"] | None,
+        cache: KeyValueCache | None,
+        block: int,
+    ) -> Float[Tensor, "batch time width"]:
+        batch, time, width = x.shape
+        query, key, value = self.qkv(self.norm(x)).split(width, dim=-1)
+        shape = (batch, time, self.heads, width // self.heads)
+        query = rotate(self.q_norm(query).view(shape).transpose(1, 2), *rotary)
+        key = rotate(self.k_norm(key).view(shape).transpose(1, 2), *rotary)
+        value = value.view(shape).transpose(1, 2)
+        if cache is not None:
+            key, value = cache.extend(block, key, value)
+        causal = mask is None and time > 1
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        return self.out(mixed.transpose(1, 2).reshape(batch, time, width))
+
+
+class MixtureOfExperts(nn.Module):
+    """Each token goes to its top_k experts, weighted by a softmax over ALL experts that is not renormalised."""
+
+    def __init__(self, options: MolmoEOptions) -> None:
+        super().__init__()
+        experts, hidden, width = options.num_experts, options.expert_hidden, options.width
+        self.top_k = options.top_k
+        self.cap = options.router_cap
+        self.norm = RMSNorm(width, options.norm_eps)
+        self.router = nn.Linear(width, experts, bias=False)
+        self.gate_up = nn.Parameter(torch.empty(experts, 2 * hidden, width))
+        self.down = nn.Parameter(torch.empty(experts, hidden, width))
+
+    def route(self, x: Float[Tensor, "tokens width"], top_k: int) -> tuple[Tensor, Tensor]:
+        """Weights in x's type and expert ids, both (tokens, top_k)."""
+        logits = self.router(x).float()
+        if self.cap is not None:
+            logits = self.cap * torch.tanh(logits / self.cap)
+        weights, experts = logits.softmax(dim=-1).topk(top_k, dim=-1)
+        return weights.to(x.dtype), experts
+
+    def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
+        flat = self.norm(x).reshape(-1, x.shape[-1])
+        top_k = knob_state.current().top_k or self.top_k
+        weights, experts = self.route(flat, top_k)
+        mixed = self._dense(flat, weights, experts) if self.training else self._grouped(flat, weights, experts)
+        return mixed.view_as(x)
+
+    def _grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """Tokens sorted by expert, one grouped matrix product per layer of the experts."""
+        top_k = experts.shape[1]
+        order = experts.flatten().argsort()
+        offsets = torch.bincount(experts.flatten(), minlength=self.router.out_features).cumsum(0).int()
+        rows = order // top_k
+        gate, up = functional.grouped_mm(x[rows], self.gate_up.transpose(1, 2), offs=offsets).chunk(2, dim=-1)
+        hidden = functional.silu(gate) * up * weights.flatten()[order, None]
+        expert_out = functional.grouped_mm(hidden, self.down, offs=offsets)
+        return torch.zeros_like(x).index_add_(0, rows, expert_out)
+
+    def _dense(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """Every expert on every token, unchosen ones weighted 0: the same sum, faster to train at large top_k."""
+        count, hidden, width = self.down.shape
+        scale = torch.zeros(x.shape[0], count, dtype=x.dtype, device=x.device).scatter(1, experts, weights)
+        gate, up = functional.linear(x, self.gate_up.view(-1, width)).view(-1, count, 2 * hidden).chunk(2, dim=-1)
+        return (functional.silu(gate) * up * scale[..., None]).flatten(1) @ self.down.view(-1, width)
+
+
+class Block(nn.Module):
+    """One decoder block."""
+
+    def __init__(self, options: MolmoEOptions) -> None:
+        super().__init__()
+        self.attention = Attention(options)
+        self.moe = MixtureOfExperts(options)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache | None, index: int
+    ) -> Tensor:
+        x = x + self.attention(x, rotary, mask, cache, index)
+        return x + self.moe(x)
+
+
+class Decoder(nn.Module):
+    """Embeddings, blocks, final norm and output."""
+
+    def __init__(self, options: MolmoEOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.embedding = nn.Parameter(torch.empty(options.vocabulary + options.added_vocabulary, options.width))
+        self.blocks = nn.ModuleList(Block(options) for _ in range(options.num_blocks))
+        self.norm = RMSNorm(options.width, options.norm_eps)
+        self.head = nn.Linear(options.width, options.vocabulary, bias=False)
+
+    def embed(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time width"]:
+        """Input embeddings of token ids."""
+        return functional.embedding(ids, self.embedding)
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch time width"],
+        positions: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch 1 time keys"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time width"]:
+        """Final hidden states. `mask` is True where attention is allowed; None means causal from position 0."""
+        rotary = rotary_table(positions, self.options.width // self.options.num_heads, self.options.rope_base)
+        active = knob_state.current().active_blocks
+        x = embeddings
+        for index in range(len(self.blocks)) if active is None else active:
+            x = self.blocks[index](x, rotary, mask, cache, index)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores over the vocabulary."""
+        return self.head(hidden)

@@ -1,0 +1,87 @@
+"""MolmoE's vision tower: a ViT on crops, 2x2 attention pooling with the window's mean as query, SwiGLU projector."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from paceline.models.molmoe.options import MolmoEOptions
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Multi-head attention over (batch, time, width) without a mask."""
+    batch, time, width = query.shape
+    split = (batch, -1, heads, width // heads)
+    mixed = functional.scaled_dot_product_attention(
+        query.view(split).transpose(1, 2), key.view(split).transpose(1, 2), value.view(split).transpose(1, 2)
+    )
+    return mixed.transpose(1, 2).reshape(batch, time, width)
+
+
+class VitBlock(nn.Module):
+    """Pre-norm attention and a quick-GELU MLP."""
+
+    def __init__(self, options: MolmoEOptions) -> None:
+        super().__init__()
+        width = options.vit_width
+        self.heads = options.vit_heads
+        self.attention_norm = nn.LayerNorm(width, eps=1e-5)
+        self.ffn_norm = nn.LayerNorm(width, eps=1e-5)
+        self.wq, self.wk, self.wv, self.wo = (nn.Linear(width, width) for _ in range(4))
+        self.w1, self.w2 = nn.Linear(width, options.vit_mlp), nn.Linear(options.vit_mlp, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.attention_norm(x)
+        x = x + self.wo(attend(self.wq(normed), self.wk(normed), self.wv(normed), self.heads))
+        hidden = self.w1(self.ffn_norm(x))
+        return x + self.w2(hidden * torch.sigmoid(1.702 * hidden))
+
+
+class VisionTower(nn.Module):
+    """Flattened patches of crops -> tokens of the decoder's width."""
+
+    def __init__(self, options: MolmoEOptions) -> None:
+        super().__init__()
+        self.options = options
+        width, features = options.vit_width, options.vit_width * len(options.vit_features)
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.positions = nn.Parameter(torch.zeros(options.grid**2 + 1, width))
+        self.patch_embedding = nn.Linear(options.patch_dim, width, bias=False)
+        self.pre_norm = nn.LayerNorm(width, eps=1e-5)
+        self.blocks = nn.ModuleList(VitBlock(options) for _ in range(options.vit_blocks))
+        self.pad_embedding = nn.Parameter(torch.zeros(2, features))
+        self.pool_q = nn.Linear(features, options.pool_width)
+        self.pool_k = nn.Linear(features, options.pool_width)
+        self.pool_v = nn.Linear(features, options.pool_width)
+        self.pool_out = nn.Linear(options.pool_width, options.pool_width)
+        self.project_gate = nn.Linear(options.pool_width, options.projector_hidden, bias=False)
+        self.project_up = nn.Linear(options.pool_width, options.projector_hidden, bias=False)
+        self.project_down = nn.Linear(options.projector_hidden, options.width, bias=False)
+
+    def features(self, patches: Float[Tensor, "crops patches dim"]) -> Float[Tensor, "crops patches features"]:
+        """Concatenated block outputs, class token dropped; a crop whose patches are all -1 becomes 0."""
+        x = self.patch_embedding(patches)
+        x = torch.cat((self.class_embedding.expand(x.shape[0], 1, -1), x), dim=1) + self.positions
+        x = self.pre_norm(x)
+        outputs = []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        joined = torch.cat([outputs[index] for index in self.options.vit_features], dim=-1)[:, 1:]
+        empty = (patches == -1).flatten(1).all(dim=1)
+        return joined.masked_fill(empty[:, None, None], 0.0)
+
+    def forward(
+        self, patches: Float[Tensor, "crops patches dim"], masks: Float[Tensor, "crops patches"]
+    ) -> Float[Tensor, "crops tokens width"]:
+        """Tokens of each crop in reading order; `masks` is the share of valid pixels per patch (-1: no crop)."""
+        features = self.features(patches)
+        features = features + self.pad_embedding[0] * (masks == 0).to(features.dtype)[..., None]
+        features = features + self.pad_embedding[1] * ((masks > 0) & (masks < 1)).to(features.dtype)[..., None]
+        crops, grid, half = patches.shape[0], self.options.grid, self.options.grid // 2
+        windows = features.view(crops, half, 2, half, 2, -1).transpose(2, 3).reshape(crops * half * half, 4, -1)
+        query = self.pool_q(windows.mean(dim=1, keepdim=True))
+        pooled = attend(query, self.pool_k(windows), self.pool_v(windows), self.options.pool_heads)
+        pooled = self.pool_out(pooled).view(crops, half * half, -1)
+        hidden = functional.silu(self.project_gate(pooled)) * self.project_up(pooled)
+        return self.project_down(hidden)
