@@ -1,0 +1,385 @@
+"""Expected and calibrated upper latency of a configuration on a request, from profiled timings."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from paceline.errors import ControllerError, KnobError, OutcomesError
+from paceline.knobs import KnobSpace
+from paceline.latency.regression import fit_law, knob_products, product_order, shrunken_factors
+
+SCHEMA_VERSION = 1
+MINIMUM_TIMED_SAMPLES = 8
+BAND_SCORES = 400
+"""Measurements that one calibration band should hold; fast configurations are noisier than slow ones."""
+MAXIMUM_BANDS = 4
+
+
+class LatencyEstimator:
+    """Latency of a whole call as a function of configuration and workload.
+
+    mean = scale x (row of the configuration) . [1, tiles, vision tokens, prompt tokens], where the row comes
+    from a non-negative regression over products of the knobs, times a shrunken correction of the configuration.
+    The answer's length, unknown when deciding, enters by the configuration's mean length. upper = mean x a
+    quantile of measured / predicted on samples that the regression did not see (split conformal, whole samples
+    as units).
+
+    Make one with `fit` or `from_arrays`. Instances are immutable and can be shared between threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: KnobSpace,
+        actions: np.ndarray,
+        rows: np.ndarray,
+        law: np.ndarray,
+        product_order: int,
+        upper_ratio: np.ndarray,
+        floor_ms: float,
+        scale: float,
+        margin: float,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.space = space
+        self.actions = actions  # int64 (m,) configurations with their own correction and margin, ascending
+        self.rows = rows  # float64 (m, 4) ms per [1, tile, vision token, prompt token]
+        self.law = law  # float64 (products, 4) the same for any configuration of the space
+        self.product_order = product_order  # knobs multiplied in a product, at most
+        self.upper_ratio = upper_ratio  # float64 (m,) upper / mean, >= 1
+        self.floor_ms = floor_ms  # predictions never fall below this
+        self.scale = scale  # machine factor
+        self.margin = margin  # further factor on upper, >= 1: how uncertain `scale` is
+        self.facts = dict(facts)
+        self._cache: tuple[bytes, np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        space: KnobSpace,
+        actions: np.ndarray,
+        tiles: np.ndarray,
+        vision_tokens: np.ndarray,
+        prompt_tokens: np.ndarray,
+        output_tokens: np.ndarray,
+        latency_ms: np.ndarray,
+        *,
+        violation_rate: float = 0.05,
+        seed: int = 0,
+    ) -> "LatencyEstimator":
+        """Fit on profiled timings.
+
+        `actions` int (m,); the other arrays (n samples, m), latencies in ms with NaN where a sample was not
+        timed. Half of the timed samples fit the law, the other half calibrate `upper` so that a new sample
+        exceeds it with probability `violation_rate` or less. Raises OutcomesError for fewer than 8 timed
+        samples.
+        """
+        actions = np.asarray(actions, dtype=np.int64)
+        latency = np.asarray(latency_ms, dtype=np.float64)
+        work = [
+            np.asarray(part, dtype=np.float64)
+            for part in (tiles, vision_tokens, prompt_tokens, output_tokens)
+        ]
+        timed = _checked_timings(actions, work, latency, violation_rate)
+        samples = np.flatnonzero(timed.any(axis=1))
+        samples = np.random.default_rng(seed).permutation(samples)
+        half = len(samples) // 2
+        fitting, calibrating = np.zeros((2, len(latency)), dtype=bool)
+        fitting[samples[half:]] = True
+        calibrating[samples[:half]] = True
+
+        lengths = _mean_lengths(np.where(timed & fitting[:, None], work[3], np.nan))
+        output = np.where(np.isnan(work[3]), lengths, work[3])
+        sample, column = np.nonzero(timed & fitting[:, None])
+        order = product_order(space, len(sample))
+        products = knob_products(space, actions, order)
+        measured = latency[sample, column]
+        workload = np.stack(
+            [np.ones(len(sample)), *(part[sample, column] for part in (*work[:3], output))], axis=1
+        )
+        law = fit_law(products[column], workload, measured)
+
+        rows = products @ law[:, :4]
+        rows[:, 0] += products @ law[:, 4] * lengths
+        predicted = np.maximum((rows[column] * workload[:, :4]).sum(axis=1), 1e-9)
+        rows *= shrunken_factors(measured / predicted, column, len(actions))[:, None]
+        any_length = law[:, :4].copy()
+        any_length[:, 0] += law[:, 4] * float(np.mean(lengths))
+        estimator = cls(
+            space=space,
+            actions=actions,
+            rows=rows,
+            law=any_length,
+            product_order=order,
+            upper_ratio=np.ones(len(actions)),
+            floor_ms=0.25 * float(np.min(measured)),
+            scale=1.0,
+            margin=1.0,
+            facts={},
+        )
+        held_out = timed & calibrating[:, None]
+        mean = estimator.mean(actions, *work[:3])
+        ratio = np.where(held_out, latency / mean, np.nan)
+        typical = [
+            np.where(work[0] < 0, 0.0, part).sum(axis=0) / np.maximum((work[0] >= 0).sum(axis=0), 1)
+            for part in work[:3]
+        ]
+        upper_ratio = _calibrated_ratios(ratio, estimator.mean(actions, *typical), violation_rate)
+        facts = _facts(latency, mean, upper_ratio, held_out, fitting, order, violation_rate, seed)
+        return estimator._with(upper_ratio=upper_ratio, facts=facts)
+
+    def mean(
+        self, actions: np.ndarray, tiles: np.ndarray, vision_tokens: np.ndarray, prompt_tokens: np.ndarray
+    ) -> np.ndarray:
+        """Expected latency in ms: `actions` (m,), workload (m,) or (n, m); NaN where tiles are unknown (-1)."""
+        rows, _ = self._rows(actions)
+        return self._mean(rows, tiles, vision_tokens, prompt_tokens)
+
+    def upper(
+        self, actions: np.ndarray, tiles: np.ndarray, vision_tokens: np.ndarray, prompt_tokens: np.ndarray
+    ) -> np.ndarray:
+        """Latency in ms that is exceeded with probability `violation_rate` or less; never below `mean`."""
+        return self.mean_and_upper(actions, tiles, vision_tokens, prompt_tokens)[1]
+
+    def mean_and_upper(
+        self, actions: np.ndarray, tiles: np.ndarray, vision_tokens: np.ndarray, prompt_tokens: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`mean` and `upper` in one go."""
+        rows, ratios = self._rows(actions)
+        mean = self._mean(rows, tiles, vision_tokens, prompt_tokens)
+        return mean, mean * (ratios * self.margin)
+
+    def rescaled(self, measured_ms: np.ndarray, predicted_ms: np.ndarray) -> "LatencyEstimator":
+        """This estimator on another machine, from a handful of measurements there.
+
+        `measured_ms` (k,) and this estimator's own means `predicted_ms` (k,) for the same calls. The scale moves
+        by their median ratio; `upper` widens by the 95 % uncertainty of that median.
+        """
+        measured = np.asarray(measured_ms, dtype=np.float64).ravel()
+        predicted = np.asarray(predicted_ms, dtype=np.float64).ravel()
+        if len(measured) != len(predicted) or len(measured) == 0:
+            raise OutcomesError(
+                f"calibration: got {len(measured)} measured and {len(predicted)} predicted latencies, "
+                "expected the same number of each, at least one"
+            )
+        if not (np.all(np.isfinite(measured)) and np.all(measured > 0) and np.all(predicted > 0)):
+            raise OutcomesError(
+                f"calibration: measured {measured.tolist()} against predicted {predicted.tolist()} ms; "
+                "expected positive, finite times; measure again"
+            )
+        logs = np.log(measured / predicted)
+        centre = float(np.median(logs))
+        spread = 1.4826 * float(np.median(np.abs(logs - centre)))
+        uncertainty = 1.645 * 1.2533 * spread / np.sqrt(len(logs))
+        return self._with(
+            scale=self.scale * float(np.exp(centre)),
+            margin=float(np.exp(uncertainty)),
+            facts={**self.facts, "rescaled_measurements": len(logs), "rescaled_spread": spread},
+        )
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays from which `from_arrays` makes an equal estimator; safe to store as safetensors."""
+        meta = {"schema_version": SCHEMA_VERSION, "space": self.space.to_json(), "facts": self.facts}
+        return {
+            "actions": self.actions,
+            "rows": self.rows,
+            "law": self.law,
+            "upper_ratio": self.upper_ratio,
+            "scalars": np.array([self.floor_ms, self.scale, self.margin, self.product_order]),
+            "meta": np.frombuffer(json.dumps(meta, sort_keys=True).encode(), dtype=np.uint8).copy(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "LatencyEstimator":
+        """The estimator written by `to_arrays`; ControllerError if arrays are missing, damaged or too new."""
+        missing = sorted({"actions", "rows", "law", "upper_ratio", "scalars", "meta"} - set(arrays))
+        if missing:
+            raise ControllerError(
+                f"latency estimate: arrays {missing} are missing; write the controller again"
+            )
+        try:
+            meta = json.loads(np.asarray(arrays["meta"], dtype=np.uint8).tobytes().decode())
+            version, space = meta["schema_version"], KnobSpace.from_json(meta["space"])
+        except (ValueError, KeyError, TypeError, KnobError) as error:
+            raise ControllerError(
+                f"latency estimate: damaged description ({error}); write the controller again"
+            ) from error
+        if version > SCHEMA_VERSION:
+            raise ControllerError(
+                f"latency estimate: schema version {version} is newer than {SCHEMA_VERSION}; upgrade paceline"
+            )
+        actions = np.asarray(arrays["actions"], dtype=np.int64)
+        rows, law = (np.asarray(arrays[name], dtype=np.float64) for name in ("rows", "law"))
+        ratios, scalars = (np.asarray(arrays[name], dtype=np.float64) for name in ("upper_ratio", "scalars"))
+        good_shapes = (
+            rows.shape == (len(actions), 4) and ratios.shape == actions.shape and scalars.shape == (4,)
+        )
+        if good_shapes:
+            products = knob_products(space, np.zeros(1, np.int64), int(scalars[3])).shape[1]
+            good_shapes = law.shape == (products, 4) and not np.any((actions < 0) | (actions >= space.size))
+        if not good_shapes:
+            raise ControllerError(
+                f"latency estimate: got rows {rows.shape}, law {law.shape}, upper_ratio {ratios.shape} for "
+                f"{len(actions)} configurations of {space.size}; write the controller again"
+            )
+        if not all(np.all(np.isfinite(part)) for part in (rows, law, ratios, scalars)):
+            raise ControllerError(
+                "latency estimate: arrays hold NaN or infinite values; write the controller again"
+            )
+        return cls(
+            space=space,
+            actions=actions,
+            rows=rows,
+            law=law,
+            product_order=int(scalars[3]),
+            upper_ratio=ratios,
+            floor_ms=float(scalars[0]),
+            scale=float(scalars[1]),
+            margin=float(scalars[2]),
+            facts=meta["facts"],
+        )
+
+    def _with(self, **changes: Any) -> "LatencyEstimator":
+        kept = (
+            "space",
+            "actions",
+            "rows",
+            "law",
+            "product_order",
+            "upper_ratio",
+            "floor_ms",
+            "scale",
+            "margin",
+            "facts",
+        )
+        return LatencyEstimator(**{name: changes.get(name, getattr(self, name)) for name in kept})
+
+    def _rows(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficient rows transposed (4, m) and upper ratios (m,), kept for the actions asked last."""
+        actions = np.asarray(actions, dtype=np.int64)
+        key = actions.tobytes()
+        cached = self._cache
+        if cached is not None and cached[0] == key:
+            return cached[1], cached[2]
+        if np.any((actions < 0) | (actions >= self.space.size)):
+            raise KnobError(f"actions {actions.tolist()}: expected ids from 0 to {self.space.size - 1}")
+        position = np.minimum(np.searchsorted(self.actions, actions), len(self.actions) - 1)
+        known = self.actions[position] == actions
+        rows, ratios = self.rows[position].copy(), self.upper_ratio[position].copy()
+        if not known.all():
+            rows[~known] = knob_products(self.space, actions[~known], self.product_order) @ self.law
+            ratios[~known] = float(np.max(self.upper_ratio))
+        columns = np.ascontiguousarray(rows.T)
+        self._cache = (key, columns, ratios)
+        return columns, ratios
+
+    def _mean(
+        self, rows: np.ndarray, tiles: np.ndarray, vision_tokens: np.ndarray, prompt_tokens: np.ndarray
+    ) -> np.ndarray:
+        tiles = np.asarray(tiles)
+        mean = rows[0] + rows[1] * tiles + rows[2] * vision_tokens + rows[3] * prompt_tokens
+        mean = np.maximum(mean, self.floor_ms) * self.scale
+        if tiles.size and tiles.min() < 0:
+            mean = np.where(tiles < 0, np.nan, mean)
+        return mean
+
+
+def _checked_timings(
+    actions: np.ndarray, work: list[np.ndarray], latency: np.ndarray, violation_rate: float
+) -> np.ndarray:
+    """Boolean (n, m): which measurements there are. Raises OutcomesError when they cannot be fitted."""
+    if not 0 < violation_rate < 1:
+        raise OutcomesError(f"violation rate: got {violation_rate}, expected a share between 0 and 1")
+    if np.any(np.diff(actions) <= 0):
+        raise OutcomesError("actions: expected distinct ids in ascending order")
+    shapes = [part.shape for part in (latency, *work)]
+    if (
+        any(shape != latency.shape for shape in shapes)
+        or latency.ndim != 2
+        or latency.shape[1] != len(actions)
+    ):
+        raise OutcomesError(f"timings: got shapes {shapes}, expected all (samples, {len(actions)})")
+    timed = np.isfinite(latency) & (work[0] >= 0)
+    if np.any(latency[timed] <= 0):
+        raise OutcomesError(
+            f"latency_ms: {int(np.sum(latency[timed] <= 0))} values are not positive; profile again"
+        )
+    count = int(timed.any(axis=1).sum())
+    if count < MINIMUM_TIMED_SAMPLES:
+        raise OutcomesError(
+            f"latency_ms: {count} samples are timed, expected {MINIMUM_TIMED_SAMPLES} or more; "
+            "profile with more timed samples"
+        )
+    return timed
+
+
+def _mean_lengths(output_tokens: np.ndarray) -> np.ndarray:
+    """Mean answer length per configuration (m,), shrunk towards the overall mean by four answers' weight."""
+    known = np.isfinite(output_tokens)
+    overall = float(output_tokens[known].mean()) if known.any() else 0.0
+    total = np.where(known, output_tokens, 0.0).sum(axis=0)
+    return (total + 4.0 * overall) / (known.sum(axis=0) + 4.0)
+
+
+def _calibrated_ratios(ratio: np.ndarray, config_mean_ms: np.ndarray, violation_rate: float) -> np.ndarray:
+    """upper / mean per configuration (m,), from held-out ratios (n, m) with NaN where absent.
+
+    Configurations are grouped into bands of similar latency. In each band the quantile weighs every sample the
+    same and counts one more sample at infinity, so whole samples, not single measurements, are the units of the
+    promise (Dunn, Wasserman, Ramdas 2023). With too few samples for the promise the largest ratio stands in, and
+    the fact `promise_holds` is false.
+    """
+    scores = int(np.isfinite(ratio).sum())
+    bands = int(np.clip(scores // BAND_SCORES, 1, min(MAXIMUM_BANDS, ratio.shape[1])))
+    upper = np.ones(ratio.shape[1])
+    for columns in np.array_split(np.argsort(config_mean_ms, kind="stable"), bands):
+        part = ratio[:, columns]
+        counts = np.isfinite(part).sum(axis=1)
+        sample, column = np.nonzero(np.isfinite(part))
+        samples = int((counts > 0).sum())
+        if not samples:
+            raise OutcomesError(
+                "latency_ms: some configurations have no timed sample to calibrate on; time more samples"
+            )
+        values, weights = part[sample, column], 1.0 / counts[sample]
+        order = np.argsort(values, kind="stable")
+        mass = np.cumsum(weights[order])
+        level = (1.0 - violation_rate) * (samples + 1)
+        position = min(int(np.searchsorted(mass, level - 1e-9)), len(values) - 1)
+        upper[columns] = max(1.0, float(values[order][position]))
+    return upper
+
+
+def _facts(
+    latency: np.ndarray,
+    mean: np.ndarray,
+    upper_ratio: np.ndarray,
+    held_out: np.ndarray,
+    fitting: np.ndarray,
+    order: int,
+    violation_rate: float,
+    seed: int,
+) -> dict[str, Any]:
+    """What the estimate was fitted on and how good it is, on samples that the law did not see."""
+    measured = np.where(held_out, latency, np.nan)
+    predicted = np.where(held_out, mean, np.nan)
+    seen = held_out.any(axis=0)
+    config_error = np.abs(np.nansum(predicted[:, seen], axis=0) / np.nansum(measured[:, seen], axis=0) - 1.0)
+    samples = int(held_out.any(axis=1).sum())
+    return {
+        "fit_samples": int((fitting & np.isfinite(latency).any(axis=1)).sum()),
+        "calibration_samples": samples,
+        "measurements": int(np.isfinite(latency).sum()),
+        "configurations": int(latency.shape[1]),
+        "product_order": order,
+        "relative_error": float(np.nanmean(np.abs(predicted / measured - 1.0))),
+        "configuration_relative_error": float(config_error.mean()),
+        "coverage": float(np.mean((latency <= mean * upper_ratio)[held_out])),
+        "violation_rate": violation_rate,
+        "promise_holds": (1.0 - violation_rate) * (samples + 1) <= samples,
+        "upper_ratio_min": float(upper_ratio.min()),
+        "upper_ratio_max": float(upper_ratio.max()),
+        "seed": seed,
+    }
