@@ -11,10 +11,12 @@ from paceline.models.molmoe.crops import CropOptions, choose_tiling, grid_shape,
 
 from paceline.errors import ImageError, ModelError
 from paceline.models.molmoe import crops
+from paceline.models.molmoe.options import MOLMOE_1B
+from paceline.models.molmoe.options import TINY as TINY_MODEL
 
-BIG = CropOptions(crop_size=336, patch_size=14, left_margin=4, right_margin=4)
+BIG = CropOptions.of(MOLMOE_1B)
 SMALL = CropOptions(crop_size=32, patch_size=4, left_margin=1, right_margin=1)
-TINY = replace(SMALL, resize_bits=8, mask_row_shift=0)
+TINY = CropOptions.of(TINY_MODEL)
 PLAIN = replace(SMALL, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 

@@ -14,10 +14,9 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 
 from paceline.errors import ImageError, ModelError
+from paceline.models.molmoe.options import MolmoEOptions
 
 CHANNELS = 3
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 UNMASKED = -1.0  # a mask value that means "no padding information for this patch"
 
 
@@ -29,8 +28,8 @@ class CropOptions:
     patch_size: int  # side of a square patch, pixels
     left_margin: int  # patches of a crop left of (and above) its window
     right_margin: int  # patches right of (and below) it
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     pooling: int = 2  # side of the square of patches that becomes one token
     resize_bits: int = 32  # 32: resize in float32, as the public code does; 8: in integers, five times faster
     mask_row_shift: int = 1  # see `padding_masks`: 1 as in the public code, 0 for every crop its own mask
@@ -52,6 +51,20 @@ class CropOptions:
                 f"resize_bits {self.resize_bits}, mask_row_shift {self.mask_row_shift}: "
                 "expected 8 or 32, and 0 or 1"
             )
+
+    @classmethod
+    def of(cls, options: MolmoEOptions) -> "CropOptions":
+        """The image geometry of a model."""
+        return cls(
+            crop_size=options.crop_size,
+            patch_size=options.patch_size,
+            left_margin=options.margins[0],
+            right_margin=options.margins[1],
+            mean=options.image_mean,
+            std=options.image_std,
+            resize_bits=options.resize_bits,
+            mask_row_shift=options.mask_row_shift,
+        )
 
     @property
     def crop_patches(self) -> int:
