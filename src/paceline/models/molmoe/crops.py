@@ -158,7 +158,7 @@ def token_order(tiling: tuple[int, int], options: CropOptions) -> np.ndarray:
     """Index of every pooled token in the grid (reading order), or -1 outside its crop's window.
 
     Returns int64 (rows * cols, overview_tokens), read-only; crops in reading order. A margin of an odd number
-    of patches does not fall between tokens: the left one is then rounded down and the right one takes the rest.
+    of patches does not fall between tokens: the left one is rounded down and the right one takes the rest.
     """
     rows, cols = tiling
     grid_rows, grid_cols = grid_shape(tiling, options)

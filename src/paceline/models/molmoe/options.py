@@ -44,7 +44,7 @@ class MolmoEOptions:
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resize_bits: int = 32  # 32: images are resized in float32; 8: in integers, five times faster
-    mask_row_shift: int = 1  # 1: padding masks are off by one row, as in the public code; 0: each crop its own
+    mask_row_shift: int = 1  # 1: padding masks are off by a row, as in the public code; 0: each its own
 
     def __post_init__(self) -> None:
         for name, total, parts in (
