@@ -67,8 +67,8 @@ class MolmoTokenizer:
     def image_tokens(self, overview_side: int, grid: tuple[int, int]) -> list[int]:
         """Ids of the image part: overview rows, then the grid's rows, each ended by a column token.
 
-        `overview_side` is the number of tokens along a side of the overview, `grid` the (rows, columns) of the
-        high-resolution grid. The n-th <im_patch> belongs to the n-th token of the overview, then of the grid.
+        `overview_side` is the number of tokens along a side of the overview, `grid` the (rows, columns) of
+        the high-resolution grid. The n-th <im_patch> belongs to the n-th token of the overview, then of the grid.
         """
         overview_row = [self.image_patch] * overview_side + [self.image_column]
         grid_row = [self.image_patch] * grid[1] + [self.image_column]

@@ -74,11 +74,16 @@ class VisionTower(nn.Module):
     def forward(
         self, patches: Float[Tensor, "crops patches dim"], masks: Float[Tensor, "crops patches"]
     ) -> Float[Tensor, "crops tokens width"]:
-        """Tokens of each crop in reading order; `masks` is the share of valid pixels per patch (-1: no crop)."""
-        features = self.features(patches)
+        """Tokens of each crop in reading order; `masks` as in `pool`."""
+        return self.pool(self.features(patches), masks)
+
+    def pool(
+        self, features: Float[Tensor, "crops patches features"], masks: Float[Tensor, "crops patches"]
+    ) -> Float[Tensor, "crops tokens width"]:
+        """Tokens from `features`; `masks` is the share of valid pixels per patch, or -1 where none is known."""
         features = features + self.pad_embedding[0] * (masks == 0).to(features.dtype)[..., None]
         features = features + self.pad_embedding[1] * ((masks > 0) & (masks < 1)).to(features.dtype)[..., None]
-        crops, grid, half = patches.shape[0], self.options.grid, self.options.grid // 2
+        crops, half = features.shape[0], self.options.grid // 2
         windows = features.view(crops, half, 2, half, 2, -1).transpose(2, 3).reshape(crops * half * half, 4, -1)
         query = self.pool_q(windows.mean(dim=1, keepdim=True))
         pooled = attend(query, self.pool_k(windows), self.pool_v(windows), self.options.pool_heads)
