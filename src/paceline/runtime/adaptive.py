@@ -1,0 +1,279 @@
+"""An elastic model with a controller in front: every request gets the configuration that fits its budget."""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import SupportsFloat
+
+import numpy as np
+from PIL import Image
+
+from paceline.errors import BudgetError
+from paceline.knobs import Configuration
+from paceline.latency.drift import DriftTracker
+from paceline.models.protocol import ElasticModel, Overview, Timings, Workload
+from paceline.runtime.average import AverageBudget
+from paceline.runtime.calibration import (
+    MachineCalibration,
+    calibration_key,
+    default_cache_dir,
+    keep_calibration,
+    measure_machine,
+    read_calibration,
+)
+from paceline.runtime.controller import Controller
+from paceline.runtime.decision import Context, Decision, check_when_infeasible
+
+KEPT_WORKLOADS = 256
+"""Workload arrays kept, one per image size and prompt length."""
+KEPT_STREAMS = 64
+"""Average budgets given as plain numbers whose streams are kept; the least recently used is dropped."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One answer, what it took and why it was made this way. Times in milliseconds."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: str  # "stop" or "length"
+    configuration: Configuration
+    latency_ms: float  # the whole call: overview, decision and generation
+    first_token_ms: float  # from the start of the call
+    overview_ms: float
+    overhead_ms: float  # between overview and generation: workloads and decision
+    waited_ms: float  # time the caller had spent before the call; it counts towards the budgets
+    timings: Timings  # phases of the generation
+    workload: Workload
+    decision: Decision
+
+    @property
+    def within_budget(self) -> bool | None:
+        """Whether every hard budget was met; None without one."""
+        limits = [
+            (self.decision.budget_ms, self.latency_ms),
+            (self.decision.first_token_budget_ms, self.first_token_ms),
+        ]
+        met = [self.waited_ms + took <= limit for limit, took in limits if limit is not None]
+        return all(met) if met else None
+
+
+class AdaptiveModel:
+    """Answers questions about images within latency budgets. Safe to share between threads.
+
+    >>> adaptive = AdaptiveModel(model, Controller.load("tiny"))            # doctest: +SKIP
+    >>> adaptive.generate(image, "How many digits are there?", budget_ms=60).text   # doctest: +SKIP
+    '7'
+    """
+
+    def __init__(
+        self,
+        model: ElasticModel,
+        controller: Controller,
+        *,
+        calibrate: bool = True,
+        cache_dir: Path | None = None,
+        on_message: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Put `controller` in front of `model`.
+
+        `calibrate`: scale the controller to this machine at first use, with a dozen short measurements kept under
+        `cache_dir` (by default the user's cache directory). What happens is told to `on_message`, by default the
+        log at level warning. `clock` returns seconds.
+
+        Raises:
+            ControllerError: the model's knob space is not the controller's.
+        """
+        controller.check_space(model.knobs, f"the model {model.name}")
+        ranking = list(controller.block_ranking)
+        if ranking and ranking != list(getattr(model, "block_ranking", ())):
+            model = model.with_block_ranking(ranking)
+        self.model = model
+        self.drift = DriftTracker()
+        self.calibration: MachineCalibration | None = None
+        self._uncalibrated = controller
+        self._controller = controller
+        self._calibrated = not calibrate
+        self._cache_dir = cache_dir
+        self._on_message = on_message
+        self._clock = clock
+        self._configurations = [controller.space.configuration(int(a)) for a in controller.actions]
+        self._workloads: OrderedDict[tuple[tuple[int, int], Workload], tuple[np.ndarray, ...]] = OrderedDict()
+        self._streams: OrderedDict[float, AverageBudget] = OrderedDict()
+        self._lock = Lock()
+        self._calibrating = Lock()
+
+    @property
+    def controller(self) -> Controller:
+        """The controller in use, scaled to this machine once calibrated."""
+        return self._controller
+
+    def calibrate(
+        self, *, force: bool = False, image: Image.Image | None = None, prompt: str | None = None
+    ) -> MachineCalibration:
+        """Scale the controller to this machine: from the cache, or measured again with `force`.
+
+        `image` and `prompt` replace the synthetic request that is timed. Call it at start-up to keep the
+        measurements out of the first request.
+        """
+        with self._calibrating:
+            return self._calibrate(force, image, prompt)
+
+    def average(self, average_budget_ms: SupportsFloat) -> AverageBudget:
+        """The stream behind `generate(average_budget_ms=<this number>)`."""
+        fresh = AverageBudget(average_budget_ms)
+        key = fresh.average_budget_ms
+        with self._lock:
+            stream = self._streams.pop(key, fresh)
+            self._streams[key] = stream
+            if len(self._streams) > KEPT_STREAMS:
+                self._streams.popitem(last=False)
+        return stream
+
+    def generate(
+        self,
+        image: Image.Image,
+        prompt: str,
+        *,
+        budget_ms: SupportsFloat | None = None,
+        first_token_budget_ms: SupportsFloat | None = None,
+        budget: SupportsFloat | str | None = None,
+        average_budget_ms: SupportsFloat | AverageBudget | None = None,
+        max_new_tokens: int | None = None,
+        when_infeasible: str = "cheapest",
+        waited_ms: float = 0.0,
+    ) -> Answer:
+        """Answer `prompt` about `image` within the budgets; see `Controller.decide` for what they mean.
+
+        `average_budget_ms`: a number shares one stream per value, an `AverageBudget` is a stream of your own.
+        `max_new_tokens`: by default what was profiled; the latency estimate holds the answer lengths of the profile.
+        `waited_ms`: time this request has already spent, in a queue for example.
+        The first use calibrates the controller to this machine first; that time is not part of the answer's.
+
+        Raises:
+            BudgetError: a budget that is not positive and finite, or two ways to say the same one.
+            InfeasibleBudgetError: nothing fits and `when_infeasible` is "reject".
+            ImageError, PromptError: from the model.
+        """
+        check_when_infeasible(when_infeasible)
+        self._controller.check_budgets(
+            budget_ms=budget_ms, first_token_budget_ms=first_token_budget_ms, budget=budget
+        )
+        stream = average_budget_ms
+        if stream is not None and not isinstance(stream, AverageBudget):
+            stream = self.average(stream)
+        length = self._controller.guard.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise BudgetError(f"max_new_tokens: got {length!r}, expected a positive integer")
+        if not self._calibrated:
+            with self._calibrating:
+                if not self._calibrated:
+                    self._calibrate(False, None, None)
+
+        controller = self._controller
+        started = self._clock()
+        overview = self.model.overview(image, prompt)
+        overview_done = self._clock()
+        context = self._context(overview)
+        decision = controller.decide(
+            context,
+            budget_ms=budget_ms,
+            first_token_budget_ms=first_token_budget_ms,
+            budget=budget,
+            average=stream,
+            elapsed_ms=waited_ms + 1000.0 * (self._clock() - started),
+            slowdown=self.drift.factor,
+            when_infeasible=when_infeasible,
+        )
+        if stream is not None:
+            stream.reserve(decision.predicted_ms)
+        try:
+            generating = self._clock()
+            generation = self.model.generate(overview, decision.configuration, length)
+            ended = self._clock()
+        except BaseException:
+            if stream is not None:
+                stream.cancel(decision.predicted_ms)
+            raise
+        latency_ms = 1000.0 * (ended - started)
+        self.drift.update(measured_ms=latency_ms, predicted_ms=decision.predicted_ms / decision.slowdown)
+        if stream is not None:
+            stream.record(predicted_ms=decision.predicted_ms, measured_ms=latency_ms)
+        return Answer(
+            text=generation.text,
+            tokens=generation.tokens,
+            finish_reason=generation.finish_reason,
+            configuration=decision.configuration,
+            latency_ms=latency_ms,
+            first_token_ms=1000.0 * (generating - started) + generation.timings.first_token_ms,
+            overview_ms=1000.0 * (overview_done - started),
+            overhead_ms=1000.0 * (generating - overview_done),
+            waited_ms=waited_ms,
+            timings=generation.timings,
+            workload=generation.workload,
+            decision=decision,
+        )
+
+    def _context(self, overview: Overview) -> Context:
+        """The controller's view of a request. Workloads depend on image size and prompt length only, so they are
+        kept under the image size and the first configuration's workload."""
+        key = (overview.image_size, self.model.workload(overview, self._configurations[0]))
+        with self._lock:
+            kept = self._workloads.get(key)
+        if kept is None:
+            loads = [self.model.workload(overview, configuration) for configuration in self._configurations]
+            kept = tuple(
+                np.array([getattr(load, name) for load in loads], dtype=np.int64)
+                for name in ("tiles", "vision_tokens", "prompt_tokens")
+            )
+            with self._lock:
+                self._workloads[key] = kept
+                if len(self._workloads) > KEPT_WORKLOADS:
+                    self._workloads.popitem(last=False)
+        tiles, vision_tokens, prompt_tokens = kept
+        return Context(
+            image_features=overview.image_features,
+            question_features=overview.question_features,
+            tiles=tiles,
+            vision_tokens=vision_tokens,
+            prompt_tokens=prompt_tokens,
+        )
+
+    def _calibrate(self, force: bool, image: Image.Image | None, prompt: str | None) -> MachineCalibration:
+        directory = self._cache_dir or default_cache_dir()
+        key = calibration_key(self.model, self._uncalibrated)
+        made = None if force else read_calibration(directory, key, self._report)
+        if made is not None:
+            self._report(
+                f"{made.model}: using the calibration of {made.made_at} from {directory / key}.json: this machine "
+                f"takes {made.ratio:.2f} x the profile's time"
+            )
+        else:
+            self._report(
+                f"{self.model.name}: calibrating the controller to this machine, a dozen short calls"
+            )
+            options = {} if prompt is None else {"prompt": prompt}
+            made = measure_machine(self.model, self._uncalibrated, image=image, clock=self._clock, **options)
+            self._report(
+                f"{made.model}: this machine takes {made.ratio:.2f} x the profile's time ({len(made.measured_ms)} "
+                f"measurements in {made.seconds:.1f} s, kept in {directory})"
+            )
+            keep_calibration(directory, made, self._report)
+        self._controller = made.apply(self._uncalibrated)
+        self.drift.reset()
+        self.calibration = made
+        self._calibrated = True
+        return made
+
+    def _report(self, message: str) -> None:
+        if self._on_message is None:
+            logger.warning(message)
+        else:
+            self._on_message(message)

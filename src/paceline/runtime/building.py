@@ -1,0 +1,98 @@
+"""From a trained policy to a controller: prices of time, named budgets and what the guard must know."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from paceline.errors import TrainError
+from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.price import fit_price, mean_chosen_latency
+from paceline.outcomes.table import OutcomeTable
+from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.runtime.average import PriceTable
+from paceline.runtime.controller import Controller, Guard, Trained
+
+PRICED_BUDGETS = 24
+"""Rows of the price table, geometric between the cheapest and the unpriced mean latency."""
+LOWEST_MARGIN = 1.001
+"""The lowest priced budget over the mean of the cheapest choices, where the price would be unbounded."""
+CLASS_QUANTILES = {"low": 0.25, "medium": 0.50, "high": 0.75}
+"""Named budgets: quantiles of the configurations' mean latencies, kept as shares of the full configuration's."""
+
+
+def build_controller(
+    trained: Trained,
+    table: OutcomeTable,
+    latency: LatencyEstimator,
+    first_token_latency: LatencyEstimator,
+    *,
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Controller:
+    """See `Controller.from_training`."""
+    policy = NumpyPolicy(trained.spec, trained.arrays)
+    expected = np.asarray(trained.spec.actions)
+    if not np.array_equal(expected, table.actions):
+        raise TrainError(
+            f"policy: it scores {len(expected)} configurations, the table tested {len(table.actions)} others; "
+            "build the controller from the table it was trained on"
+        )
+    manifest = table.manifest
+    lengths = table.output_tokens[np.isfinite(table.output_tokens)]
+    longest = manifest.options.get("max_new_tokens")
+    return Controller(
+        space=table.space,
+        policy=policy,
+        latency=latency,
+        first_token_latency=first_token_latency,
+        guard=Guard(
+            overview_ms=float(manifest.audit.get("overview_ms") or 0.0),
+            output_tokens=float(lengths.mean()) if len(lengths) else 1.0,
+            max_new_tokens=int(longest or max(1.0, np.ceil(lengths.max(initial=1.0)))),
+            classes=class_shares(table, latency),
+        ),
+        prices=fit_prices(policy, table, latency),
+        block_ranking=tuple(int(block) for block in manifest.block_ranking),
+        metrics=metrics,
+        provenance={
+            "task": manifest.task,
+            "model": manifest.model,
+            "hardware": manifest.hardware,
+            "software": manifest.software,
+            "profile": manifest.options,
+            "training": dict(trained.facts),
+            "latency": latency.facts,
+            "first_token_latency": first_token_latency.facts,
+            **provenance,
+        },
+    )
+
+
+def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimator) -> PriceTable:
+    """Price of time for a grid of average budgets, fitted on the validation split without a hard limit."""
+    validation = table.split_rows("validation")
+    scores = policy.scores(validation.image_features, validation.question_features, None)
+    mean_ms = latency.mean(
+        table.actions, validation.tiles, validation.vision_tokens, validation.prompt_tokens
+    )
+    units = {
+        "full_latency_ms": policy.spec.full_latency_ms * latency.scale,
+        "temperature": policy.spec.temperature,
+    }
+    lowest = LOWEST_MARGIN * float(np.nanmin(mean_ms, axis=1).mean())
+    unpriced = mean_chosen_latency(scores, mean_ms, 0.0, **units)
+    if unpriced <= lowest:
+        return PriceTable(np.array([lowest / latency.scale]), np.array([0.0]))
+    budgets = np.geomspace(lowest, unpriced, PRICED_BUDGETS)
+    prices = [fit_price(scores, mean_ms, float(budget), **units) for budget in budgets[:-1]]
+    return PriceTable(budgets / latency.scale, np.minimum.accumulate(np.array([*prices, 0.0])))
+
+
+def class_shares(table: OutcomeTable, latency: LatencyEstimator) -> dict[str, float]:
+    """Named budgets as shares of the slowest configuration's mean latency on the training split."""
+    train = table.split_rows("train")
+    mean_ms = latency.mean(table.actions, train.tiles, train.vision_tokens, train.prompt_tokens)
+    configuration_ms = np.nanmean(mean_ms, axis=0)
+    shares = np.quantile(configuration_ms, list(CLASS_QUANTILES.values())) / configuration_ms.max()
+    return {name: round(float(share), 4) for name, share in zip(CLASS_QUANTILES, shares, strict=True)}

@@ -1,0 +1,446 @@
+"""The controller: a policy, a latency estimate and a guard that choose a configuration per request. numpy only."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
+
+import numpy as np
+
+from paceline.budgets import checked_ms, parse_budget
+from paceline.errors import BudgetError, ControllerError
+from paceline.knobs import Configuration, KnobSpace
+from paceline.latency.estimate import LatencyEstimator
+from paceline.outcomes.table import OutcomeTable
+from paceline.policies.decision import choose, priced_logits
+from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.policies.spec import PolicySpec
+from paceline.runtime.average import AverageBudget, PriceTable
+from paceline.runtime.decision import (
+    Candidates,
+    Context,
+    Decision,
+    Reason,
+    RejectedError,
+    check_when_infeasible,
+)
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """What training leaves, as far as a controller needs it."""
+
+    @property
+    def spec(self) -> PolicySpec: ...
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]: ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+
+
+KEPT_WORKLOADS = 256
+"""Distinct workloads whose predicted times are kept; one per image size and prompt length."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guard:
+    """What makes elapsed time, answer lengths and named budgets comparable with the latency estimate."""
+
+    overview_ms: float = 0.0  # expected time of the overview, on the machine that the estimate is scaled to
+    output_tokens: float = 1.0  # mean answer length in the profile
+    max_new_tokens: int = 16  # longest answer in the profile's options
+    classes: Mapping[str, float] = field(default_factory=dict)  # named budgets as shares of the full latency
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "overview_ms": self.overview_ms,
+            "output_tokens": self.output_tokens,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        for name, value in (
+            numbers | {f"class {key!r}": share for key, share in self.classes.items()}
+        ).items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value < 0 or (name.startswith("class") and value == 0):
+                raise ControllerError(
+                    f"guard: {name} is {value!r}, expected a finite number that is not negative"
+                )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Times:
+    """Predicted times of one workload, arrays (m,), without slow-down."""
+
+    mean_ms: np.ndarray
+    upper_ms: np.ndarray
+    first_upper_ms: np.ndarray
+    full_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Limits:
+    """What one decision must respect, unexpected delays subtracted."""
+
+    whole_ms: float | None  # upper latency of the whole call
+    first_ms: float | None  # upper latency of the first token
+    reachable: bool  # whether any choice can meet the average budget
+    price: float  # accuracy per full latency
+    slowdown: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Controller:
+    """Chooses the configuration that is most likely to answer well within the budget.
+
+    Immutable apart from a cache; one instance serves any number of threads. Get one with `load` or
+    `from_training`; `decide` needs numpy alone and takes tens of microseconds.
+    """
+
+    space: KnobSpace
+    policy: NumpyPolicy
+    latency: LatencyEstimator  # of the whole call, overview included
+    first_token_latency: LatencyEstimator  # from the start of the call, overview included
+    guard: Guard
+    prices: PriceTable
+    block_ranking: tuple[int, ...] = ()  # order in which blocks are kept; empty: the model's own
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    clock: Callable[[], float] = time.perf_counter  # seconds
+    actions: np.ndarray = field(init=False, repr=False)  # int64 (m,): what it chooses from, ascending
+    _full: int | None = field(init=False, repr=False)  # position of the full configuration, if it was tested
+    _configurations: list[Configuration] = field(init=False, repr=False)
+    _kept: dict[bytes, _Times] = field(init=False, repr=False)
+    _lock: Lock = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        actions = np.asarray(self.policy.spec.actions, dtype=np.int64)
+        if (
+            len(actions) == 0
+            or np.any(np.diff(actions) <= 0)
+            or actions[0] < 0
+            or actions[-1] >= self.space.size
+        ):
+            raise ControllerError(
+                f"controller: its policy scores actions {actions.tolist()[:8]}..., expected ascending ids from 0 to "
+                f"{self.space.size - 1}; it belongs to another knob space"
+            )
+        for name, estimate in (("latency", self.latency), ("first-token latency", self.first_token_latency)):
+            if estimate.space != self.space:
+                raise ControllerError(
+                    f"controller: its {name} estimate is of another knob space, {_describe(estimate.space)}; "
+                    f"expected {_describe(self.space)}"
+                )
+        full = self.space.size - 1
+        object.__setattr__(self, "actions", actions)
+        object.__setattr__(self, "_full", int(np.searchsorted(actions, full)) if full in actions else None)
+        object.__setattr__(self, "_configurations", [self.space.configuration(int(a)) for a in actions])
+        object.__setattr__(self, "_kept", {})
+        object.__setattr__(self, "_lock", Lock())
+
+    @classmethod
+    def load(cls, path_or_name: str | Path) -> "Controller":
+        """The controller in a directory, or a shipped one by its name ("tiny").
+
+        Raises:
+            ControllerError: nothing there, a newer schema, or a missing, truncated or changed file.
+        """
+        from paceline.runtime.storage import load_controller
+
+        return load_controller(path_or_name)
+
+    def save(self, path: str | Path) -> None:
+        """Write controller.json, policy.safetensors and latency.safetensors into a directory."""
+        from paceline.runtime.storage import save_controller
+
+        save_controller(self, Path(path))
+
+    @classmethod
+    def from_training(
+        cls,
+        trained: Trained,
+        table: OutcomeTable,
+        latency: LatencyEstimator,
+        first_token_latency: LatencyEstimator,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> "Controller":
+        """The controller of a trained policy; prices are fitted on the table's validation split."""
+        from paceline.runtime.building import build_controller
+
+        return build_controller(
+            trained, table, latency, first_token_latency, metrics=metrics or {}, provenance=provenance or {}
+        )
+
+    @property
+    def scale(self) -> float:
+        """This machine's time over the profile's."""
+        return self.latency.scale
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what decides: policy, estimates, guard and prices."""
+        from paceline.runtime.storage import controller_fingerprint
+
+        return controller_fingerprint(self)
+
+    def rescaled(
+        self, *, latency: LatencyEstimator, first_token_latency: LatencyEstimator, overview_ms: float
+    ) -> "Controller":
+        """This controller with the estimates and the overview time of another machine."""
+        return replace(
+            self,
+            latency=latency,
+            first_token_latency=first_token_latency,
+            guard=replace(self.guard, overview_ms=overview_ms),
+        )
+
+    def check_space(self, space: KnobSpace, owner: str) -> None:
+        """Raise ControllerError unless `space`, the knobs of `owner`, is this controller's."""
+        if space != self.space:
+            raise ControllerError(
+                f"controller: it was trained for the knobs {_describe(self.space)}, {owner} has {_describe(space)}; "
+                "use this model's controller or train one with paceline profile and paceline train"
+            )
+
+    def decide(
+        self,
+        context: Context,
+        *,
+        budget_ms: SupportsFloat | None = None,
+        first_token_budget_ms: SupportsFloat | None = None,
+        budget: SupportsFloat | str | None = None,
+        average: AverageBudget | SupportsFloat | None = None,
+        elapsed_ms: float = 0.0,
+        slowdown: float = 1.0,
+        when_infeasible: str = "cheapest",
+    ) -> Decision:
+        """Choose a configuration.
+
+        A configuration is feasible when its upper latency, which is that of the WHOLE call, overview included, is
+        at most the budget less the unexpected part of the time already spent. With the overview's expected time o,
+        slow-down s and elapsed time e (measured from the start of the call, queue and overview included):
+
+            s * upper(a) <= budget - max(0, e - s * o)
+
+        so an overview that took its expected time is not paid twice, a queue or a stall is paid in full, and a fast
+        overview earns nothing. `elapsed_ms=0` judges the call as a whole, before it starts. The same rule holds for
+        the first token. Among the feasible configurations the best score less price x time wins, ties going to the
+        cheaper; without an average budget the price is 0.
+
+        Args:
+            context: features and workloads of the request.
+            budget_ms: hard limit of the whole call in milliseconds.
+            first_token_budget_ms: hard limit of the time to the first token.
+            budget: another way to say `budget_ms`: "80%" of the full configuration's expected latency on this
+                request, "low", "medium", "high", or a time such as "60ms". Shares do not grow with `slowdown`.
+            average: mean latency of a stream: an `AverageBudget` (steered) or milliseconds (the fitted price).
+            elapsed_ms: time spent on this call so far.
+            slowdown: factor on all predictions, from a `DriftTracker`.
+            when_infeasible: what to do when nothing fits: "cheapest" (least expected latency), "best_effort" (least
+                late) or "reject".
+
+        Raises:
+            BudgetError: a budget that is not positive and finite, or two ways to say the same one.
+            ControllerError: features of another width, or NaN.
+            InfeasibleBudgetError: nothing fits and the caller asked for "reject".
+        """
+        started = self.clock()
+        context.check(self.policy.spec.image_width, self.policy.spec.question_width, len(self.actions))
+        check_when_infeasible(when_infeasible)
+        _check_number("elapsed_ms", elapsed_ms, least=0.0)
+        _check_number("slowdown", slowdown, least=1e-6)
+        times = self._times(context)
+        whole_ms, first_ms = self._hard_limits(budget_ms, first_token_budget_ms, budget, times.full_ms)
+        average_ms, price, reachable = self._average(average)
+        unexpected_ms = max(0.0, elapsed_ms - slowdown * self.guard.overview_ms)
+        limits = _Limits(
+            whole_ms=None if whole_ms is None else whole_ms - unexpected_ms,
+            first_ms=None if first_ms is None else first_ms - unexpected_ms,
+            reachable=reachable,
+            price=price,
+            slowdown=slowdown,
+        )
+        reason, seen = self._weigh(context, times, limits, when_infeasible)
+        chosen = seen.chosen
+        decision = Decision(
+            configuration=dict(self._configurations[chosen]),
+            action=int(self.actions[chosen]),
+            reason=reason,
+            feasible=int(np.count_nonzero(seen.feasible)),
+            tested=len(self.actions),
+            score=float(seen.scores[chosen]),
+            predicted_ms=float(seen.mean_ms[chosen]),
+            upper_ms=float(seen.upper_ms[chosen]),
+            first_token_upper_ms=float(seen.first_upper_ms[chosen]),
+            full_ms=times.full_ms,
+            budget_ms=whole_ms,
+            first_token_budget_ms=first_ms,
+            average_budget_ms=average_ms,
+            elapsed_ms=elapsed_ms,
+            unexpected_ms=unexpected_ms,
+            slowdown=slowdown,
+            price=price,
+            decision_ms=1000.0 * (self.clock() - started),
+            candidates=seen,
+        )
+        if reason == "rejected":
+            raise RejectedError(_rejection(decision), decision)
+        return decision
+
+    def _weigh(
+        self, context: Context, times: _Times, limits: _Limits, when_infeasible: str
+    ) -> tuple[Reason, Candidates]:
+        """Score and filter all configurations and pick one."""
+        upper_ms, first_upper_ms = limits.slowdown * times.upper_ms, limits.slowdown * times.first_upper_ms
+        feasible = np.full(len(upper_ms), limits.reachable)
+        if limits.whole_ms is not None:
+            feasible &= upper_ms <= limits.whole_ms
+        if limits.first_ms is not None:
+            feasible &= first_upper_ms <= limits.first_ms
+        told_ms = self._told_budget(limits, upper_ms, feasible)
+        scores = self.policy.scores(context.image_features, context.question_features, told_ms)
+        temperature = self.policy.spec.temperature
+        logits = priced_logits(
+            scores,
+            times.mean_ms,
+            limits.price,
+            full_latency_ms=self.policy.spec.full_latency_ms * self.scale,
+            temperature=temperature,
+        )
+        chosen = int(choose(logits, times.mean_ms, feasible))
+        reason: Reason = "policy"
+        if chosen < 0 and when_infeasible == "cheapest":
+            reason, chosen = "cheapest", int(np.argmin(times.mean_ms))
+        elif chosen < 0:
+            reason = "best_effort" if when_infeasible == "best_effort" else "rejected"
+            chosen = _least_late(upper_ms, limits.whole_ms, first_upper_ms, limits.first_ms)
+        return reason, Candidates(
+            space=self.space,
+            actions=self.actions,
+            scores=temperature * scores,
+            values=temperature * logits,
+            mean_ms=limits.slowdown * times.mean_ms,
+            upper_ms=upper_ms,
+            first_upper_ms=first_upper_ms,
+            feasible=feasible,
+            chosen=chosen,
+        )
+
+    def _times(self, context: Context) -> _Times:
+        """Predicted times of a workload, computed once."""
+        workload = (context.tiles, context.vision_tokens, context.prompt_tokens)
+        key = b"".join(part.tobytes() for part in workload)
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        if min(int(part.min()) for part in workload) < 0:
+            raise ControllerError(
+                "workload: got negative counts, expected tiles and tokens of every configuration"
+            )
+        mean, upper = self.latency.mean_and_upper(self.actions, *workload)
+        _, first_upper = self.first_token_latency.mean_and_upper(self.actions, *workload)
+        full_ms = float(np.max(mean) if self._full is None else mean[self._full])
+        times = _Times(mean, upper, first_upper, full_ms)
+        with self._lock:
+            if len(self._kept) >= KEPT_WORKLOADS:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = times
+        return times
+
+    def _hard_limits(
+        self,
+        budget_ms: SupportsFloat | None,
+        first_token_budget_ms: SupportsFloat | None,
+        budget: SupportsFloat | str | None,
+        full_ms: float,
+    ) -> tuple[float | None, float | None]:
+        """Hard limits on the whole call and on the first token, in milliseconds."""
+        whole = None if budget_ms is None else checked_ms("budget_ms", budget_ms)
+        if budget is not None:
+            if budget_ms is not None:
+                raise BudgetError(
+                    f"budget: got both budget_ms={budget_ms!r} and budget={budget!r}, expected one of them"
+                )
+            whole = parse_budget(budget, full_ms=full_ms, classes=self._classes(full_ms))
+        first = first_token_budget_ms
+        return whole, None if first is None else checked_ms("first_token_budget_ms", first)
+
+    def _classes(self, full_ms: float) -> dict[str, float]:
+        return {name: share * full_ms for name, share in self.guard.classes.items()}
+
+    def check_budgets(
+        self,
+        *,
+        budget_ms: SupportsFloat | None = None,
+        first_token_budget_ms: SupportsFloat | None = None,
+        budget: SupportsFloat | str | None = None,
+    ) -> None:
+        """Raise BudgetError for hard budgets that no request could have, before any work is done for one."""
+        self._hard_limits(budget_ms, first_token_budget_ms, budget, full_ms=1.0)
+
+    def _average(self, average: AverageBudget | SupportsFloat | None) -> tuple[float | None, float, bool]:
+        """(average budget in ms, price, whether any choice can meet it)."""
+        if average is None:
+            return None, 0.0, True
+        stream = average if isinstance(average, AverageBudget) else AverageBudget(average)
+        reachable = stream.average_budget_ms >= self.lowest_average_ms * (1.0 - 1e-9)
+        return stream.average_budget_ms, stream.price(self.prices, self.scale), reachable
+
+    @property
+    def lowest_average_ms(self) -> float:
+        """The least mean latency that choosing can reach, on the validation questions and this machine."""
+        return float(self.prices.budgets_ms[0]) * self.scale
+
+    def _told_budget(self, limits: _Limits, upper_ms: np.ndarray, feasible: np.ndarray) -> float | None:
+        """The budget that the policy sees, in the profile's milliseconds; None = no limit.
+
+        The policy learnt budgets of the whole call on the profile's machine. A first-token limit is translated to
+        the longest upper latency that it leaves.
+        """
+        told = math.inf if limits.whole_ms is None else limits.whole_ms
+        if limits.first_ms is not None and feasible.any():
+            told = min(told, float(upper_ms[feasible].max()))
+        return None if math.isinf(told) else told / (self.scale * limits.slowdown)
+
+
+def _least_late(
+    upper_ms: np.ndarray, whole_ms: float | None, first_upper_ms: np.ndarray, first_ms: float | None
+) -> int:
+    """Position of the configuration that overruns its limits least: of two limits, the worse overrun counts."""
+    if first_ms is None:
+        return int(np.argmin(upper_ms))
+    late = first_upper_ms - first_ms
+    return int(np.argmin(late if whole_ms is None else np.maximum(late, upper_ms - whole_ms)))
+
+
+def _rejection(decision: Decision) -> str:
+    """The message of a rejected request."""
+    limits = []
+    left = f"after {decision.unexpected_ms:.1f} ms of delay" if decision.unexpected_ms else "before any delay"
+    if decision.budget_ms is not None:
+        limits.append(f"{decision.budget_ms:g} ms for the call (needs {decision.upper_ms:.1f} ms)")
+    if decision.first_token_budget_ms is not None:
+        limits.append(
+            f"{decision.first_token_budget_ms:g} ms to the first token (needs {decision.first_token_upper_ms:.1f} ms)"
+        )
+    if decision.average_budget_ms is not None:
+        limits.append(f"{decision.average_budget_ms:g} ms on average")
+    return (
+        f"budget: got {' and '.join(limits)}, {left}; none of {decision.tested} configurations fits, not even "
+        f"{decision.configuration}; allow more time or pass when_infeasible='cheapest'"
+    )
+
+
+def _check_number(name: str, value: float, *, least: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (least <= value < math.inf):
+        raise BudgetError(f"{name}: got {value!r}, expected a finite number from {least:g} on")
+
+
+def _describe(space: KnobSpace) -> str:
+    return ", ".join(f"{knob.name} {list(knob.options)}" for knob in space.knobs)

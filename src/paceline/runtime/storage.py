@@ -1,0 +1,236 @@
+"""The controller directory: controller.json, policy.safetensors and latency.safetensors. Nothing pickled."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+from paceline.errors import ControllerError, KnobError
+from paceline.knobs import KnobSpace
+from paceline.latency.estimate import LatencyEstimator
+from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.policies.spec import PolicySpec
+from paceline.runtime.average import PriceTable
+from paceline.runtime.controller import Controller, Guard
+
+FORMAT = "paceline-controller"
+SCHEMA_VERSION = 1
+"""The newest controller directory that this version reads, and the one it writes."""
+DESCRIPTION, POLICY, LATENCY = "controller.json", "policy.safetensors", "latency.safetensors"
+SHIPPED = Path(__file__).parents[1] / "assets" / "controllers"
+WHOLE, FIRST = "whole.", "first_token."
+KEYS = (
+    "format",
+    "schema_version",
+    "knobs",
+    "policy",
+    "guard",
+    "prices",
+    "block_ranking",
+    "metrics",
+    "provenance",
+    "files",
+    "digest",
+)
+
+
+def save_controller(controller: Controller, path: Path) -> None:
+    """Write a controller directory; the description goes last, so a kill never leaves a valid mixture."""
+    contents = {POLICY: _policy_bytes(controller), LATENCY: _latency_bytes(controller)}
+    description = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "knobs": controller.space.to_json(),
+        "policy": controller.policy.spec.to_json(),
+        "guard": asdict(controller.guard),
+        "prices": {
+            "budgets_ms": controller.prices.budgets_ms.tolist(),
+            "prices": controller.prices.prices.tolist(),
+        },
+        "block_ranking": list(controller.block_ranking),
+        "metrics": dict(controller.metrics),
+        "provenance": dict(controller.provenance),
+        "files": {
+            name: {"sha256": _sha256(data), "size_bytes": len(data)} for name, data in contents.items()
+        },
+    }
+    try:
+        description["digest"] = _digest(description)
+        text = json.dumps(description, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ControllerError(
+            f"controller: metrics or provenance cannot be stored as JSON ({error}); expected plain, finite values"
+        ) from error
+    path.mkdir(parents=True, exist_ok=True)
+    for name, data in (*contents.items(), (DESCRIPTION, text.encode())):
+        write_atomically(path / name, data)
+
+
+def load_controller(path_or_name: str | Path) -> Controller:
+    """Read a controller directory, or a shipped controller by name. See `Controller.load`."""
+    path = _locate(path_or_name)
+    description = _read_description(path / DESCRIPTION)
+    arrays = {name: _read_arrays(path / name, description["files"]) for name in (POLICY, LATENCY)}
+    where = str(path / DESCRIPTION)
+    try:
+        space = KnobSpace.from_json(description["knobs"])
+        prices = description["prices"]
+        controller = Controller(
+            space=space,
+            policy=NumpyPolicy(PolicySpec.from_json(description["policy"]), arrays[POLICY]),
+            latency=LatencyEstimator.from_arrays(_part(arrays[LATENCY], WHOLE)),
+            first_token_latency=LatencyEstimator.from_arrays(_part(arrays[LATENCY], FIRST)),
+            guard=Guard(**description["guard"]),
+            prices=PriceTable(
+                np.array(prices["budgets_ms"], dtype=np.float64), np.array(prices["prices"], dtype=np.float64)
+            ),
+            block_ranking=tuple(int(block) for block in description["block_ranking"]),
+            metrics=description["metrics"],
+            provenance=description["provenance"],
+        )
+    except (ControllerError, KnobError) as error:
+        raise ControllerError(f"{where}: {error}") from error
+    except (TypeError, KeyError, ValueError) as error:
+        raise ControllerError(
+            f"{where}: not a controller ({error!r}); the file is damaged, train or copy the controller again"
+        ) from error
+    return controller
+
+
+def shipped_controllers() -> list[str]:
+    """Names that `Controller.load` accepts besides directories."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))
+
+
+def controller_fingerprint(controller: Controller) -> str:
+    """Hash of policy, estimates, guard and prices (not of metrics and provenance)."""
+    facts = {
+        "knobs": controller.space.to_json(),
+        "policy": controller.policy.spec.to_json(),
+        "guard": asdict(controller.guard),
+        "prices": [controller.prices.budgets_ms.tolist(), controller.prices.prices.tolist()],
+        "ranking": list(controller.block_ranking),
+        "files": [_sha256(_policy_bytes(controller)), _sha256(_latency_bytes(controller))],
+    }
+    return _sha256(json.dumps(facts, sort_keys=True).encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk and rename it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _locate(path_or_name: str | Path) -> Path:
+    """The directory of a shipped name or a path; shipped names win, "./tiny" is always a path."""
+    shipped = shipped_controllers()
+    if isinstance(path_or_name, str) and path_or_name in shipped:
+        return SHIPPED / path_or_name
+    path = Path(path_or_name)
+    if not path.exists():
+        raise ControllerError(
+            f"controller {str(path_or_name)!r}: no such directory, and the shipped controllers are {shipped}; "
+            "train one with paceline train"
+        )
+    if not (path / DESCRIPTION).is_file():
+        raise ControllerError(
+            f"controller {str(path)!r}: {DESCRIPTION} is missing; expected a directory written by paceline train"
+        )
+    return path
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ControllerError(
+            f"{path}: not JSON ({error}); the file is damaged, train or copy the controller again"
+        ) from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise ControllerError(f"{path}: not a controller; expected a JSON object with format {FORMAT!r}")
+    version = value.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ControllerError(f"{path}: schema_version is {version!r}, expected an integer from 1 on")
+    if version > SCHEMA_VERSION:
+        raise ControllerError(
+            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this version of Paceline "
+            "reads; upgrade Paceline or train the controller again"
+        )
+    unknown, missing = sorted(set(value) - set(KEYS)), sorted(set(KEYS) - set(value))
+    if unknown or missing:
+        raise ControllerError(
+            f"{path}: unknown keys {unknown}, missing keys {missing}; expected {sorted(KEYS)}"
+        )
+    digest = value.pop("digest")
+    if digest != _digest(value):
+        raise ControllerError(
+            f"{path}: its contents do not match their digest; the file was changed or damaged after it was written, "
+            "train or copy the controller again"
+        )
+    return value
+
+
+def _read_arrays(path: Path, files: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise ControllerError(f"{path}: the file is missing; train or copy the controller again")
+    data = path.read_bytes()
+    expected = files[path.name]
+    if len(data) != expected["size_bytes"]:
+        raise ControllerError(
+            f"{path}: got {len(data)} bytes, expected {expected['size_bytes']}; the file is truncated or of another "
+            "controller, train or copy the controller again"
+        )
+    if _sha256(data) != expected["sha256"]:
+        raise ControllerError(
+            f"{path}: its contents do not match the hash in {DESCRIPTION}; the file was changed or belongs to "
+            "another controller, train or copy the controller again"
+        )
+    try:
+        return safetensors_numpy.load(data)
+    except SafetensorError as error:
+        raise ControllerError(
+            f"{path}: not a safetensors file ({error}); train the controller again"
+        ) from error
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _policy_bytes(controller: Controller) -> bytes:
+    return _array_bytes(controller.policy.arrays)
+
+
+def _latency_bytes(controller: Controller) -> bytes:
+    whole, first = controller.latency.to_arrays(), controller.first_token_latency.to_arrays()
+    return _array_bytes({WHOLE + k: v for k, v in whole.items()} | {FIRST + k: v for k, v in first.items()})
+
+
+def _array_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    return safetensors_numpy.save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _sha256(text.encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
