@@ -12,6 +12,8 @@ from paceline.errors import BudgetError, ControllerError
 
 GAIN = 0.05
 """Share of the accumulated excess that the next request is asked to make up for: about 20 requests."""
+PRICE_GAIN = 0.25
+"""Change of the price's logarithm per average budget of accumulated excess."""
 LARGEST_DEBT = 25.0
 """Bound on the remembered excess, in average budgets: a long idle or busy hour is not paid back for ever."""
 BIAS_MEMORY = 0.97
@@ -66,9 +68,9 @@ class AverageBudget:
 
     The price starts at the fitted one and is steered by two observations. A recent ratio of measured to predicted
     latency corrects a biased estimate; the accumulated excess over the target (requests under way count as
-    predicted) is an integral term, so the running mean itself converges, not only the latest requests. With excess D
-    and ratio r the price is table(target / r - GAIN * D) * exp(GAIN * D / target): the first factor moves along the
-    fitted curve, the second also moves where many requests are alike and the curve has a jump.
+    predicted) is an integral term, so the running mean itself converges, not only the latest requests. With
+    excess D and ratio r the price is table(target / r - GAIN * D) * exp(PRICE_GAIN * D / target): the first factor
+    moves along the fitted curve, the second also moves where many requests are alike and the curve has a jump.
     Deterministic: the same measurements in the same order give the same prices.
 
     >>> stream = AverageBudget(40.0)
@@ -116,7 +118,7 @@ class AverageBudget:
         fitted = prices.price(ask)
         if debt > 0.0:
             fitted = max(fitted, SMALLEST_PRICE_STEP)
-        return fitted * math.exp(GAIN * debt)
+        return fitted * math.exp(PRICE_GAIN * debt)
 
     def reserve(self, predicted_ms: float) -> None:
         """A request was chosen and is under way; end it with `record` or `cancel`, with the same prediction."""

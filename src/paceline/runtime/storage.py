@@ -191,13 +191,18 @@ def _read_arrays(path: Path, files: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ControllerError(f"{path}: the file is missing; train or copy the controller again")
     data = path.read_bytes()
-    expected = files[path.name]
-    if len(data) != expected["size_bytes"]:
+    try:
+        expected, digest = files[path.name]["size_bytes"], files[path.name]["sha256"]
+    except (KeyError, TypeError) as error:
         raise ControllerError(
-            f"{path}: got {len(data)} bytes, expected {expected['size_bytes']}; the file is truncated or of another "
+            f"{path.parent / DESCRIPTION}: not a controller (files: {error!r}); train or copy it again"
+        ) from error
+    if len(data) != expected:
+        raise ControllerError(
+            f"{path}: got {len(data)} bytes, expected {expected}; the file is truncated or of another "
             "controller, train or copy the controller again"
         )
-    if _sha256(data) != expected["sha256"]:
+    if _sha256(data) != digest:
         raise ControllerError(
             f"{path}: its contents do not match the hash in {DESCRIPTION}; the file was changed or belongs to "
             "another controller, train or copy the controller again"
