@@ -1,8 +1,8 @@
 """A deterministic elastic model, its task and an outcome table with a known structure, for tests.
 
 Four kinds of question: `small` wants crops, `deep` wants blocks, `wide` wants experts, `plain` wants nothing.
-The question features show the kind, the image features show the difficulty in [0, 1]: an answer is
-likely right when the option index of the wanted knob, as a share of the highest, reaches the difficulty. So a choice per
+The question features show the kind, the image features the difficulty in [0, 1]. An answer is likely right
+when the option index of the wanted knob, as a share of the highest, reaches the difficulty: so a choice per
 input pays. Time is a formula; nothing sleeps.
 """
 

@@ -74,7 +74,9 @@ class KnobSpace:
         for knob in self.knobs:
             option = configuration[knob.name]
             if option not in knob.options:
-                raise KnobError(f"knob {knob.name}: got option {option!r}, expected one of {list(knob.options)}")
+                raise KnobError(
+                    f"knob {knob.name}: got option {option!r}, expected one of {list(knob.options)}"
+                )
             action = action * len(knob.options) + knob.options.index(option)
         return action
 

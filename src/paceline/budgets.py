@@ -1,0 +1,123 @@
+"""Budgets: what a request may take. Parsing, checking, and the encoding that the policy sees."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import SupportsFloat, cast
+
+import numpy as np
+
+from paceline.errors import BudgetError
+
+POSITION_RANGE = (-0.25, 1.25)
+"""Log positions are clipped here: a little beyond the cheapest (0) and the full configuration (1)."""
+
+_UNITS_MS = {"": 1.0, "ms": 1.0, "s": 1000.0}
+_TIME = re.compile(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?|[-+]?nan|[-+]?inf)\s*(ms|s|%)?\s*", re.IGNORECASE)
+_EXPECTED = "expected a positive, finite time in milliseconds"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardBudget:
+    """What one request may take; None leaves that side unlimited.
+
+    >>> HardBudget(budget_ms=60.0).remaining_ms(elapsed_ms=12.5)
+    47.5
+    """
+
+    budget_ms: float | None = None  # for the whole call, overview included
+    first_token_budget_ms: float | None = None  # to the first token, overview included
+
+    def __post_init__(self) -> None:
+        if self.budget_ms is not None:
+            checked_ms("budget_ms", self.budget_ms)
+        if self.first_token_budget_ms is not None:
+            checked_ms("first_token_budget_ms", self.first_token_budget_ms)
+
+    @property
+    def unlimited(self) -> bool:
+        """True when neither side is limited."""
+        return self.budget_ms is None and self.first_token_budget_ms is None
+
+    def remaining_ms(self, elapsed_ms: float) -> float | None:
+        """What is left of `budget_ms` after `elapsed_ms`; may be negative, None when unlimited."""
+        return None if self.budget_ms is None else self.budget_ms - elapsed_ms
+
+    def first_token_remaining_ms(self, elapsed_ms: float) -> float | None:
+        """What is left of `first_token_budget_ms` after `elapsed_ms`; may be negative, None when unlimited."""
+        return None if self.first_token_budget_ms is None else self.first_token_budget_ms - elapsed_ms
+
+
+def checked_ms(name: str, value: SupportsFloat | str | None) -> float:
+    """`value` as a float when it is a positive, finite number of milliseconds; BudgetError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise BudgetError(f"{name}: got {value!r}, {_EXPECTED}")
+    number = float(value)
+    if not math.isfinite(number) or number <= 0:
+        raise BudgetError(f"{name}: got {number:g} ms, {_EXPECTED}")
+    return number
+
+
+def parse_budget(
+    value: SupportsFloat | str, *, full_ms: float, classes: Mapping[str, float] | None = None
+) -> float:
+    """A budget in milliseconds from what a user writes.
+
+    `value` is a number of milliseconds (60, "60", "60ms"), seconds ("0.06s"), a share of the full
+    configuration's latency `full_ms` ("80%"), or a name in `classes` (name -> milliseconds: "low", "medium",
+    "high"). Anything else, zero, negative, NaN and infinity raise BudgetError.
+
+    >>> parse_budget("0.06s", full_ms=200), parse_budget("80%", full_ms=200)
+    (60.0, 160.0)
+    >>> parse_budget("low", full_ms=200, classes={"low": 40.0})
+    40.0
+    """
+    if not isinstance(value, str):
+        return checked_ms("budget", value)
+    named = {name.lower(): ms for name, ms in (classes or {}).items()}
+    key = value.strip().lower()
+    if key in named:
+        return checked_ms(f"budget {key!r}", named[key])
+    match = _TIME.fullmatch(value)
+    try:
+        number = float(match.group(1)) if match else None
+    except ValueError:  # "1.2.3" has the letters of a number only
+        number = None
+    if match is None or number is None:
+        listed = ", ".join(repr(name) for name in named) or "none defined here"
+        raise BudgetError(
+            f"budget: got {value!r}, expected milliseconds (60 or '60ms'), seconds ('0.06s'), a share of the "
+            f"full configuration's latency ('80%') or a class ({listed})"
+        )
+    unit = (match.group(2) or "").lower()
+    if unit == "%":
+        return checked_ms(f"budget {value!r}", number / 100 * checked_ms("full_ms", full_ms))
+    return checked_ms(f"budget {value!r}", number * _UNITS_MS[unit])
+
+
+def encode_budget(
+    budget_ms: float | None | np.ndarray, *, low_ms: float, high_ms: float, dimensions: int = 32
+) -> np.ndarray:
+    """Sines and cosines of a budget's log position between `low_ms` and `high_ms`: float32 (..., dimensions).
+
+    position p = log(budget / low) / log(high / low), clipped to [-0.25, 1.25]; feature pairs sin(w p), cos(w p)
+    for dimensions / 2 frequencies w spaced geometrically from pi / 2 (monotone over the range) to 8 pi (a wave
+    per quarter). None and infinity stand for no limit and take the highest position; a budget already spent
+    (zero or negative remainder) takes the lowest. NaN raises BudgetError.
+    """
+    if dimensions <= 0 or dimensions % 2:
+        raise BudgetError(f"dimensions: got {dimensions}, expected a positive even number")
+    if not 0 < low_ms < high_ms < math.inf:
+        raise BudgetError(
+            f"budget range: got {low_ms:g} to {high_ms:g} ms, expected 0 < low < high < infinity"
+        )
+    budgets = np.asarray(math.inf if budget_ms is None else budget_ms, dtype=np.float64)
+    if np.isnan(budgets).any():
+        raise BudgetError(f"budget: got NaN, {_EXPECTED}, or None for no limit")
+    bounds = [low_ms * (high_ms / low_ms) ** position for position in POSITION_RANGE]
+    position = np.log(np.clip(budgets, *bounds) / low_ms) / math.log(high_ms / low_ms)
+    frequencies = np.geomspace(math.pi / 2, 8 * math.pi, dimensions // 2)
+    angles = position[..., None] * frequencies
+    return cast(np.ndarray, np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32))

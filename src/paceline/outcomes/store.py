@@ -1,0 +1,228 @@
+"""Reading and writing outcomes directories.
+
+A directory holds manifest.json, outcomes.parquet, samples.parquet and features.safetensors. The manifest is
+written last: a directory without one is not finished.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from paceline.errors import OutcomesError
+from paceline.outcomes.columns import (
+    SAMPLES_SCHEMA,
+    VALUE_TYPES,
+    knob_columns,
+    required_columns,
+    value_column,
+)
+from paceline.outcomes.files import write_atomically, write_text
+from paceline.outcomes.manifest import Manifest, parse_manifest
+from paceline.outcomes.rows import OutcomeRows, damaged, listed, read_rows, refuse_duplicates
+from paceline.outcomes.table import CELL_FIELDS, COUNT_CELLS, SAMPLE_FIELDS, SPLITS, OutcomeTable
+
+MANIFEST, OUTCOMES, SAMPLES, FEATURES = (
+    "manifest.json",
+    "outcomes.parquet",
+    "samples.parquet",
+    "features.safetensors",
+)
+SHARDS = "shards"
+ROW_GROUP_CELLS = 1 << 20
+
+
+def read_table(path: Path | str) -> OutcomeTable:
+    """Read a finished outcomes directory.
+
+    Repeated measurements of a cell become the median time and the mean accuracy.
+
+    Raises:
+        OutcomesError: a missing or damaged file, a newer schema, or contents that break the contract.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    for name in (OUTCOMES, SAMPLES, FEATURES):
+        if not (path / name).is_file():
+            raise OutcomesError(
+                f"{path}: {name} is missing; expected it beside manifest.json, copy the whole directory"
+            )
+    samples = read_samples(path / SAMPLES)
+    features = read_features(path / FEATURES)
+    rows = read_rows(path / OUTCOMES, manifest.space, samples["sample_id"])
+    actions = np.unique(rows.values["action"])
+    cell = rows.sample * len(actions) + np.searchsorted(actions, rows.values["action"])
+    shape = (len(samples["sample_id"]), len(actions))
+    refuse_duplicates(cell, rows.values["repeat"], shape[0] * shape[1], OUTCOMES)
+    return OutcomeTable(
+        space=manifest.space,
+        actions=actions,
+        **samples,
+        **_cells(rows, cell, shape),
+        features=features,
+        image_width=manifest.image_width,
+        manifest=manifest,
+    )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of an outcomes directory."""
+    if not path.is_dir():
+        raise OutcomesError(f"{path}: no such directory; expected outcomes made by `paceline profile`")
+    if not (path / MANIFEST).is_file():
+        if (path / SHARDS).is_dir():
+            raise OutcomesError(f"{path}: the sweep is not finished; run the same `paceline profile` again")
+        raise OutcomesError(f"{path}: {MANIFEST} is missing; expected outcomes made by `paceline profile`")
+    try:
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise damaged(path / MANIFEST, error) from error
+    return parse_manifest(text, source=str(path / MANIFEST))
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write manifest.json into an outcomes directory: the last step, which makes it a finished one."""
+    write_text(path / MANIFEST, json.dumps(manifest.to_json(), indent=1, allow_nan=False) + "\n")
+
+
+def read_samples(path: Path) -> dict[str, np.ndarray]:
+    """The columns of samples.parquet as text arrays (samples,)."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, error) from error
+    missing = [name for name in SAMPLE_FIELDS if name not in table.column_names]
+    if missing:
+        raise OutcomesError(
+            f"{path.name}: columns {missing} are missing, got {table.column_names}; "
+            f"expected at least {list(SAMPLE_FIELDS)}"
+        )
+    samples = {}
+    for name in SAMPLE_FIELDS:
+        column = table.column(name)
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise OutcomesError(f"{path.name}: column {name} is {column.type}, expected string")
+        if column.null_count:
+            rows = np.flatnonzero(column.is_null().to_numpy())
+            raise OutcomesError(
+                f"{path.name}: {name} is null (rows {listed(rows)}); give every sample its value"
+            )
+        # One long question must not widen every row: questions stay Python strings.
+        samples[name] = np.array(column.to_pylist(), dtype=object if name == "question" else np.str_)
+    unknown = np.flatnonzero(~np.isin(samples["split"], SPLITS))
+    if unknown.size:
+        raise OutcomesError(
+            f"{path.name}: split is not one of {list(SPLITS)} (rows {listed(unknown)}); name the splits so"
+        )
+    _, first = np.unique(samples["sample_id"], return_index=True)
+    again = np.setdiff1d(np.arange(len(samples["sample_id"])), first)
+    if again.size:
+        raise OutcomesError(f"{path.name}: sample_id repeats (rows {listed(again)}); list every sample once")
+    return samples
+
+
+def write_samples(path: Path, samples: Mapping[str, np.ndarray]) -> None:
+    """Write samples.parquet from text arrays (samples,)."""
+    table = pa.table({name: pa.array(samples[name].tolist(), pa.string()) for name in SAMPLE_FIELDS})
+    write_atomically(path, lambda temporary: pq.write_table(table.cast(SAMPLES_SCHEMA), temporary))
+
+
+def read_features(path: Path) -> np.ndarray:
+    """float32 (samples, features)."""
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, error) from error
+    if set(arrays) != {"features"}:
+        raise OutcomesError(f"{path.name}: got arrays {sorted(arrays)}, expected one named features")
+    return arrays["features"].astype(np.float32, copy=False)
+
+
+def write_features(path: Path, features: np.ndarray) -> None:
+    """Write features.safetensors."""
+    arrays = {"features": np.ascontiguousarray(features, np.float32)}
+    write_atomically(path, lambda temporary: save_file(arrays, temporary))
+
+
+def write_table(path: Path | str, table: OutcomeTable) -> None:
+    """Write an outcomes directory that `read_table` reads back; an older one there is replaced."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / MANIFEST).unlink(missing_ok=True)
+    write_samples(path / SAMPLES, {name: getattr(table, name) for name in SAMPLE_FIELDS})
+    write_features(path / FEATURES, table.features)
+    write_row_groups(path / OUTCOMES, _row_groups(table))
+    write_manifest(path, table.manifest)
+
+
+def write_row_groups(path: Path, groups: Iterator[pa.Table]) -> None:
+    """Write Parquet from tables of one schema, a row group each, without holding them all."""
+
+    def write(temporary: Path) -> None:
+        first = next(groups)
+        with pq.ParquetWriter(temporary, first.schema) as writer:
+            writer.write_table(first)
+            for group in groups:
+                writer.write_table(group)
+
+    write_atomically(path, write)
+
+
+def _row_groups(table: OutcomeTable) -> Iterator[pa.Table]:
+    required_columns(table.space)
+    step = max(1, ROW_GROUP_CELLS // max(1, len(table.actions)))
+    for start in range(0, max(1, table.samples), step):
+        sample, column = np.nonzero(table.tested[start : start + step])
+        sample = sample + start
+        values = {name: getattr(table, name)[sample, column] for name in CELL_FIELDS}
+        values |= {"action": table.actions[column], "repeat": np.zeros(len(sample), np.int32)}
+        yield pa.table(
+            {"sample_id": pa.array(table.sample_id.tolist(), pa.string()).take(pa.array(sample))}
+            | knob_columns(table.space, values["action"])
+            | {name: value_column(name, values[name]) for name in VALUE_TYPES}
+        )
+
+
+def _cells(rows: OutcomeRows, cell: np.ndarray, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The (samples, configurations) arrays of the table."""
+    repeated = bool(rows.values["repeat"].any())
+    cells = {}
+    for name in CELL_FIELDS:
+        values = rows.values[name]
+        if name in COUNT_CELLS:
+            dense = np.full(shape[0] * shape[1], -1, np.int32)
+            dense[cell] = values
+        elif not repeated:
+            dense = np.full(shape[0] * shape[1], np.nan, np.float32)
+            dense[cell] = values
+        elif name == "accuracy":
+            dense = _mean(cell, values, shape[0] * shape[1])
+        else:
+            dense = _median(cell, values, shape[0] * shape[1])
+        cells[name] = dense.reshape(shape)
+    return cells
+
+
+def _mean(cell: np.ndarray, values: np.ndarray, cells: int) -> np.ndarray:
+    """Mean of the values of each cell, float32 (cells,); NaN for a cell without any."""
+    count = np.bincount(cell, minlength=cells)
+    total = np.bincount(cell, weights=values, minlength=cells)
+    return np.divide(total, count, out=np.full(cells, np.nan), where=count > 0).astype(np.float32)
+
+
+def _median(cell: np.ndarray, values: np.ndarray, cells: int) -> np.ndarray:
+    """Median of the values of each cell that are not NaN, float32 (cells,); NaN for a cell without any."""
+    present = ~np.isnan(values)
+    cell, values = cell[present], values[present]
+    order = np.lexsort((values, cell))
+    cell, values = cell[order], values[order].astype(np.float64)
+    start = np.flatnonzero(np.diff(cell, prepend=-1))
+    count = np.diff(start, append=len(cell))
+    dense = np.full(cells, np.nan, np.float32)
+    dense[cell[start]] = (values[start + (count - 1) // 2] + values[start + count // 2]) / 2
+    return dense

@@ -1,0 +1,85 @@
+"""What a user of `paceline profile` turns, and how a sweep reports its progress."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from paceline.errors import ProfileError
+
+PLANS = ("full", "balanced", "lhs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileOptions:
+    """Options of one sweep, saved with its outcomes.
+
+    Raises:
+        ProfileError: a value out of range.
+    """
+
+    plan: str = "lhs"  # "full", "balanced" (an even grid) or "lhs" (Latin hypercube)
+    configurations: int | None = (
+        None  # to test; None: 48, or all of a smaller space, or all under plan "full"
+    )
+    samples: int = 400  # questions in all three splits together
+    splits: tuple[float, float, float] = (0.60, 0.15, 0.25)  # shares of train, validation and test
+    timed_samples: int = 96  # of the samples, how many are also run at batch 1 for latency; 0: none
+    repeats: int = 1  # timed calls of each of their cells; the table keeps the median, which hides tails
+    warmup: int = 3  # untimed rounds over all configurations before the first timed call of a process
+    importance_samples: int = 32  # training samples on which blocks are ranked; 0: keep the model's own order
+    shard_samples: int = 16  # samples per shard: what a kill can lose
+    batch: int = 8  # samples answered at once when only their accuracy is measured
+    max_new_tokens: int | None = None  # None: what the task needs
+    seed: int = 0  # of the samples, the plan and the order of timed calls
+
+    def __post_init__(self) -> None:
+        if self.plan not in PLANS:
+            raise ProfileError(f"plan: got {self.plan!r}, expected one of {list(PLANS)}")
+        least = {"samples": 1, "timed_samples": 0, "repeats": 1, "warmup": 0, "importance_samples": 0}
+        least |= {"shard_samples": 1, "batch": 1, "seed": 0}
+        least |= {name: 1 for name in ("configurations", "max_new_tokens") if getattr(self, name) is not None}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise ProfileError(f"{name}: got {value!r}, expected an integer from {minimum} on")
+        if self.timed_samples > self.samples:
+            raise ProfileError(
+                f"timed_samples: got {self.timed_samples}, expected at most the {self.samples} samples; "
+                "profile more samples or time fewer"
+            )
+        shares = self.splits
+        if len(shares) != 3 or not all(math.isfinite(share) and share >= 0 for share in shares):
+            raise ProfileError(
+                f"splits: got {shares}, expected three shares (train, validation, test) from 0 on"
+            )
+        if abs(sum(shares) - 1) > 1e-6:
+            raise ProfileError(f"splits: shares {shares} add up to {sum(shares):g}, expected 1")
+
+
+class Progress(Protocol):
+    """Where a sweep shows how far it is. The library prints nothing itself."""
+
+    def start(self, total: int, description: str) -> None:
+        """A stage of `total` answers begins; the one before it, if any, is over."""
+        ...
+
+    def advance(self, n: int) -> None:
+        """`n` more answers are there."""
+        ...
+
+    def message(self, text: str) -> None:
+        """One line worth showing, such as the rate and the time left."""
+        ...
+
+
+class Silence:
+    """Progress that nobody watches."""
+
+    def start(self, total: int, description: str) -> None:
+        """Show nothing."""
+
+    def advance(self, n: int) -> None:
+        """Show nothing."""
+
+    def message(self, text: str) -> None:
+        """Show nothing."""

@@ -1,0 +1,58 @@
+"""What importing costs, in fresh processes: the decision path must run where torch is not installed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import paceline
+
+HEAVY = {
+    "torch",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "PIL",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "typer",
+    "ray",
+    "fastapi",
+}
+
+
+def modules_after(code):
+    script = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import paceline",
+        "import paceline; paceline.KnobSpace, paceline.PacelineError",
+        "import paceline.budgets, paceline.rewards",
+    ],
+)
+def test_light_imports_load_nothing_heavy(code):
+    assert modules_after(code) & HEAVY == set()
+
+
+def test_import_paceline_takes_under_0_3_seconds():
+    timed = "import time; start = time.process_time(); import paceline; print(time.process_time() - start)"
+    seconds = [float(subprocess.check_output([sys.executable, "-c", timed])) for _ in range(3)]
+    assert min(seconds) < 0.3
+
+
+def test_every_public_name_loads():
+    for name in paceline.__all__:
+        assert getattr(paceline, name) is not None
+    assert set(paceline.__all__) <= set(dir(paceline))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Kontroller'"):
+        _ = paceline.Kontroller

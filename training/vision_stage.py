@@ -1,0 +1,126 @@
+"""Stage 1: the vision tower alone learns to say, per token, which digit of which colour and size is there."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from paceline.models.molmoe.options import TINY
+from paceline.models.molmoe.vision import VisionTower
+from training.codebook import ROWS, codebook, coordinates
+from training.dense_crops import dense_crops
+from training.muon import Muon, split_parameters
+
+SHARPNESS = 8.0  # codebook coordinates to logits
+OBJECT_WEIGHT = 4.0
+
+
+def initialise(tower: VisionTower, seed: int) -> None:
+    """Random weights from a seed."""
+    torch.manual_seed(seed)
+    for name, parameter in tower.named_parameters():
+        scale = 0.2 if name.startswith("project_down") else 1.0
+        if name == "positions" or name == "class_embedding":
+            torch.nn.init.normal_(parameter, std=0.2)
+        elif parameter.ndim >= 2 and name != "pad_embedding":
+            torch.nn.init.normal_(parameter, std=scale * parameter.shape[-1] ** -0.5)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+
+
+def vision_loss(tokens: Tensor, book: Tensor, labels: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """Squared error to the codes, and cross-entropy of each part on tokens that hold a digit."""
+    target = torch.from_numpy(coordinates(*(label.numpy() for label in labels))) @ book
+    present = labels[0] >= 0
+    weight = torch.where(present, OBJECT_WEIGHT, 1.0)
+    loss = ((tokens - target).square().sum(-1) * weight).mean()
+    facts: dict[str, float] = {}
+    found = tokens[present]
+    for name, label in zip(("digit", "color", "size"), labels, strict=True):
+        low, high = ROWS[name]
+        logits = SHARPNESS * found @ book[low:high].T
+        loss = loss + functional.cross_entropy(logits, label[present])
+        facts[name] = (logits.argmax(-1) == label[present]).float().mean().item()
+    return loss, facts
+
+
+def batch_of(rng: np.random.Generator, split: str, count: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Patches and labels as tensors."""
+    patches, digit, color, size = dense_crops(rng, split, count)
+    return torch.from_numpy(patches), (torch.from_numpy(digit), torch.from_numpy(color), torch.from_numpy(size))
+
+
+@torch.no_grad()
+def accuracy_by_size(tower: VisionTower, book: Tensor, split: str, count: int, seed: int) -> dict[str, list[float]]:
+    """Digit and colour accuracy per bin of apparent size on unseen scans."""
+    patches, labels = batch_of(np.random.default_rng(seed), split, count)
+    tokens = torch.cat([tower(part, torch.ones(part.shape[:2])) for part in patches.split(128)])
+    out = {}
+    for name, label in (("digit", labels[0]), ("color", labels[1])):
+        low, high = ROWS[name]
+        right = ((tokens @ book[low:high].T).argmax(-1) == label)[labels[0] >= 0]
+        sizes = labels[2][labels[0] >= 0]
+        out[name] = [round(right[sizes == b].float().mean().item(), 3) for b in range(7) if (sizes == b).any()]
+    return out
+
+
+def main() -> None:
+    """Train with checkpoints; the same command goes on where it stopped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    tower, book = VisionTower(TINY), codebook(TINY.width)
+    initialise(tower, options.seed)
+    matrices, others = split_parameters(tower.named_parameters(), rest=("positions", "pad_embedding"))
+    optimisers = [Muon(matrices, lr=0.02), torch.optim.AdamW(others, lr=2e-3, weight_decay=0.0)]
+    rates = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
+    checkpoint, first = options.out / "vision.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        tower.load_state_dict(state["tower"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        first = state["step"]
+    log = (options.out / "vision.jsonl").open("a")
+    for block in tower.blocks:
+        block.compile()
+    began, running = time.time(), {}
+    for step in range(first, options.steps):
+        share = step / options.steps
+        factor = min(1.0, (step + 1) / 100) * (1.0 if share < 0.5 else 2 * (1 - share) + 0.01)
+        groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * factor
+        patches, labels = batch_of(np.random.default_rng((options.seed, step)), "train", options.batch)
+        loss, facts = vision_loss(tower(patches, torch.ones(patches.shape[:2])), book, labels)
+        loss.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        facts["loss"] = loss.item()
+        running = {key: 0.97 * running.get(key, value) + 0.03 * value for key, value in facts.items()}
+        if (step + 1) % 100 == 0:
+            row = {"step": step + 1, **{key: round(value, 4) for key, value in running.items()}}
+            row["crops_per_s"] = round((step + 1 - first) * options.batch / (time.time() - began), 1)
+            if (step + 1) % 500 == 0:
+                row["validation"] = accuracy_by_size(tower, book, "validation", 512, 5)
+                saved = {"tower": tower.state_dict(), "step": step + 1}
+                saved["optimisers"] = [optimiser.state_dict() for optimiser in optimisers]
+                torch.save(saved, checkpoint.with_suffix(".new"))
+                checkpoint.with_suffix(".new").replace(checkpoint)
+            print(json.dumps(row), file=log, flush=True)
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
