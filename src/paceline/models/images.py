@@ -1,7 +1,6 @@
 """Images as users hand them in: opened, checked, and turned into arrays."""
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +21,19 @@ def open_image(source: Path | str | bytes) -> Image.Image:
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
-        raise ImageError(f"{name}: cannot be read ({error.strerror or error}); give the path of an image") from error
+        raise ImageError(
+            f"{name}: cannot be read ({error.strerror or error}); give an image's path"
+        ) from error
     if not data:
         raise ImageError(f"{name}: the file is empty, expected an image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image in a known format (PNG, JPEG, WebP, ...)") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {error}; expected at most {MAX_PIXELS:,} pixels, shrink it first") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"{name}: {error}; expected at most {MAX_PIXELS:,} pixels, shrink it first"
+        ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{name}: the image is damaged ({error})") from error
     _check_size(image, name)
@@ -43,7 +44,9 @@ def open_image(source: Path | str | bytes) -> Image.Image:
 def image_array(image: Image.Image) -> np.ndarray:
     """The pixels of an image, checked: uint8 (height, width, 3)."""
     if not isinstance(image, Image.Image):
-        raise ImageError(f"image: got {type(image).__name__}, expected a PIL image; paceline opens files itself")
+        raise ImageError(
+            f"image: got {type(image).__name__}, expected a PIL image; paceline opens files itself"
+        )
     _check_size(image, "image")
     _load(image, "image")
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
@@ -54,7 +57,9 @@ def _check_size(image: Image.Image, name: str) -> None:
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{name}: {width} x {height} pixels, expected at least {MIN_SIDE} on each side")
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width} x {height} pixels, expected at most {MAX_PIXELS:,}; shrink it first")
+        raise ImageError(
+            f"{name}: {width} x {height} pixels, expected at most {MAX_PIXELS:,}; shrink it first"
+        )
 
 
 def _load(image: Image.Image, name: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -116,7 +116,9 @@ class MolmoE(nn.Module):
         ids = self.tokenizer.prompt_tokens(prompt)
         room = self.options.max_positions - self._longest_image(self.options.max_crops) - 1
         if len(ids) > room:
-            raise PromptError(f"prompt: {len(ids):,} tokens, expected at most {room:,} beside an image; shorten it")
+            raise PromptError(
+                f"prompt: {len(ids):,} tokens, expected at most {room:,} beside an image; shorten it"
+            )
         return ids
 
     def _longest_image(self, max_crops: int) -> int:
@@ -205,10 +207,14 @@ class MolmoE(nn.Module):
                 return
             with _inside(knobs):
                 position = torch.tensor([[step]], device=self.device)
-                hidden = self.decoder(self.decoder.embed(torch.tensor([[token]], device=self.device)), position, cache=cache)
+                hidden = self.decoder(
+                    self.decoder.embed(torch.tensor([[token]], device=self.device)), position, cache=cache
+                )
                 token = choose(self.decoder.logits(hidden[0, -1]))
 
-    def generate(self, overview: Overview, max_crops: int, knobs: KnobState, options: GenerationOptions) -> Generation:
+    def generate(
+        self, overview: Overview, max_crops: int, knobs: KnobState, options: GenerationOptions
+    ) -> Generation:
         """Answer a request, with the phases of its time."""
         workload = self.workload(overview, max_crops)
         self._check_length(workload.prompt_tokens, options)
@@ -259,7 +265,9 @@ class MolmoE(nn.Module):
         with _inside(knobs):
             embedded, valid = left_pad(rows)
             cache = KeyValueCache(embedded.shape[1] + options.max_new_tokens)
-            hidden = self.decoder(embedded, padded_positions(valid), padded_mask(valid), cache, last_only=True)
+            hidden = self.decoder(
+                embedded, padded_positions(valid), padded_mask(valid), cache, last_only=True
+            )
             for step in range(options.max_new_tokens):
                 chosen = self.decoder.logits(hidden[:, -1]).argmax(dim=-1)
                 for stream, token in zip(streams, chosen.tolist(), strict=True):
@@ -269,7 +277,9 @@ class MolmoE(nn.Module):
                     break
                 valid = torch.cat((valid, torch.ones_like(valid[:, :1])), dim=1)
                 position = padded_positions(valid)[:, -1:]
-                hidden = self.decoder(self.decoder.embed(chosen[:, None]), position, valid[:, None, None], cache)
+                hidden = self.decoder(
+                    self.decoder.embed(chosen[:, None]), position, valid[:, None, None], cache
+                )
         return [stream.text for stream in streams]
 
     def embedding_rows(self, overviews: Sequence[Overview], max_crops: int) -> list[Tensor]:
@@ -290,7 +300,9 @@ class MolmoE(nn.Module):
         directory.mkdir(parents=True, exist_ok=True)
         self.options.save(directory / OPTIONS)
         self.tokenizer.save(directory / TOKENIZER)
-        weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in self.state_dict().items()}
+        weights = {
+            name: value.detach().to("cpu", dtype).contiguous() for name, value in self.state_dict().items()
+        }
         save_file(weights, directory / WEIGHTS)
 
     @classmethod
@@ -316,11 +328,10 @@ class MolmoE(nn.Module):
         return model.requires_grad_(False).eval()
 
 
-def _inside(knobs: KnobState) -> AbstractContextManager:
-    stack = ExitStack()
-    stack.enter_context(torch.inference_mode())
-    stack.enter_context(knob_state.knobs(knobs))
-    return stack
+@contextmanager
+def _inside(knobs: KnobState) -> Iterator[None]:
+    with torch.inference_mode(), knob_state.knobs(knobs):
+        yield
 
 
 def _read_json(path: Path) -> dict:
@@ -344,5 +355,7 @@ def _check_weights(path: Path, expected: dict[str, Tensor], got: dict[str, Tenso
         )
     wrong = [name for name in sorted(got) if got[name].shape != expected[name].shape]
     if wrong:
-        shapes = ", ".join(f"{n}: {tuple(got[n].shape)}, expected {tuple(expected[n].shape)}" for n in wrong[:3])
+        shapes = ", ".join(
+            f"{n}: {tuple(got[n].shape)}, expected {tuple(expected[n].shape)}" for n in wrong[:3]
+        )
         raise ModelError(f"{path}: {len(wrong)} tensors of the wrong shape ({shapes})")
