@@ -186,7 +186,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(options.width, options.norm_eps)
         self.head = nn.Linear(options.width, options.vocabulary, bias=False)
 
-    def embed(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time width"]:
+    def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
         """Input embeddings of token ids."""
         return functional.embedding(ids, self.embedding)
 
@@ -197,7 +197,7 @@ class Decoder(nn.Module):
         mask: Bool[Tensor, "batch 1 time keys"] | None = None,
         cache: KeyValueCache | None = None,
         last_only: bool = False,
-    ) -> Float[Tensor, "batch time width"]:
+    ) -> Float[Tensor, "batch queries width"]:
         """Final hidden states, or only the last position's: then the last block answers for that one alone.
 
         `mask` is True where attention is allowed; None means causal from position 0.

@@ -1,18 +1,14 @@
 """MolmoE: vision tower, decoder and tokenizer together, from an image and a question to an answer."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paceline.errors import ModelError, PromptError
@@ -36,8 +32,6 @@ from paceline.models.molmoe.vision import VisionTower
 from paceline.models.protocol import Generation, Overview, Workload
 
 CHARACTERS_PER_POSITION = 16  # no question with more characters than this per position is even tokenised
-BATCH_CROPS = 64  # crops through the vision tower at once when requests are batched
-WEIGHTS, OPTIONS, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,6 +156,14 @@ class MolmoE(nn.Module):
             pooled = self.vision.pool(features, self._tensor(masks[1:]))
             return torch.cat((state.tokens, pooled.flatten(0, 1)[grid_source]))
         pooled = self.vision.pool(torch.cat((state.features, features)), self._tensor(masks))
+        return torch.cat((pooled[0], pooled[1:].flatten(0, 1)[grid_source]))
+
+    def all_image_tokens(self, pixels: np.ndarray, tiling: tuple[int, int]) -> Tensor:
+        """The same from pixels, uint8 (height, width, 3), with the overview computed too: what reuse must equal."""
+        patches, _, masks = crops.high_resolution_crops(pixels, tiling, self.crop_options)
+        overview = crops.overview_crop(pixels, self.crop_options)[None]
+        pooled = self.vision(self._tensor(np.concatenate((overview, patches))), self._tensor(masks))
+        grid_source = _grid_source(tiling, self.crop_options, self.device)
         return torch.cat((pooled[0], pooled[1:].flatten(0, 1)[grid_source]))
 
     def embeddings(self, state: OverviewState, tiling: tuple[int, int], image_tokens: Tensor) -> Tensor:
@@ -293,69 +295,8 @@ class MolmoE(nn.Module):
             for overview, tiling in zip(overviews, tilings, strict=True)
         ]
 
-    # Files
-
-    def save(self, directory: Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write config.json, tokenizer.json and model.safetensors (weights stored as `dtype`)."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self.options.save(directory / OPTIONS)
-        self.tokenizer.save(directory / TOKENIZER)
-        weights = {
-            name: value.detach().to("cpu", dtype).contiguous() for name, value in self.state_dict().items()
-        }
-        save_file(weights, directory / WEIGHTS)
-
-    @classmethod
-    def load(cls, directory: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> "MolmoE":
-        """Read what `save` wrote; weights are converted to `dtype`, in which the model then computes.
-
-        Raises ModelError when a file is missing or damaged or the weights do not fit the options.
-        """
-        options = MolmoEOptions.from_json(_read_json(directory / OPTIONS))
-        limit = options.vocabulary + options.added_vocabulary
-        tokenizer = MolmoTokenizer.load(directory / TOKENIZER, limit)
-        path = directory / WEIGHTS
-        if not path.is_file():
-            raise ModelError(f"{path}: no weights there, expected a safetensors file")
-        try:
-            weights = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
-        with torch.device("meta"):
-            model = cls(options, tokenizer)
-        _check_weights(path, model.state_dict(), weights)
-        model.load_state_dict({name: value.to(device, dtype) for name, value in weights.items()}, assign=True)
-        return model.requires_grad_(False).eval()
-
 
 @contextmanager
 def _inside(knobs: KnobState) -> Iterator[None]:
     with torch.inference_mode(), knob_state.knobs(knobs):
         yield
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise ModelError(f"{path}: not there, expected the options of a model")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: got a {type(value).__name__}, expected a JSON object of model options")
-    return value
-
-
-def _check_weights(path: Path, expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
-    missing, unknown = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
-    if missing or unknown:
-        raise ModelError(
-            f"{path}: {len(missing)} tensors missing (such as {missing[:3]}), {len(unknown)} unknown "
-            f"(such as {unknown[:3]}); expected the weights that belong to {OPTIONS} beside it"
-        )
-    wrong = [name for name in sorted(got) if got[name].shape != expected[name].shape]
-    if wrong:
-        shapes = ", ".join(
-            f"{n}: {tuple(got[n].shape)}, expected {tuple(expected[n].shape)}" for n in wrong[:3]
-        )
-        raise ModelError(f"{path}: {len(wrong)} tensors of the wrong shape ({shapes})")
