@@ -20,7 +20,7 @@ from paceline.models.molmoe.options import TINY
 from paceline.tasks.questions import KINDS
 from training import language_stage
 from training.codebook import codebook
-from training.language_stage import CODE_SCALE, sampled_knobs
+from training.language_stage import CODE_SCALE, sampled_knobs, save_checkpoint
 from training.muon import Muon, split_parameters
 from training.pixels import answer_logits, pixel_batch
 from training.vision_stage import batch_of, vision_loss
@@ -67,7 +67,6 @@ def average_gradients(model: MolmoE) -> None:
 def accuracy_by_kind(model: MolmoE, state: KnobState, max_crops: int, *, scenes_count: int = 32) -> dict[str, float]:
     """Accuracy per kind on rendered validation scenes, answers teacher-forced one token long."""
     rng = np.random.default_rng(98)
-    model.eval()
     rights, kinds = [], []
     for _ in range(scenes_count // 4):
         batch = pixel_batch(
@@ -78,7 +77,6 @@ def accuracy_by_kind(model: MolmoE, state: KnobState, max_crops: int, *, scenes_
         answer = targets != model.tokenizer.end_of_text
         rights.append((logits.argmax(-1) == targets)[answer].float())
         kinds.append(batch.packed.kinds[batch.packed.targets >= 0][answer])
-    model.train()
     right, kind = torch.cat(rights), torch.cat(kinds)
     out = {name: round(right[kind == index].mean().item(), 3) for index, name in enumerate(KINDS)}
     return {"mean": round(float(np.mean(list(out.values()))), 3), **out}
@@ -159,11 +157,8 @@ def main() -> None:
             row: dict[str, object] = {"step": step + 1, **{key: round(value, 3) for key, value in running.items()}}
             row["seconds"] = round(time.time() - began)
             if (step + 1) % 200 == 0 or step + 1 == options.steps:
+                save_checkpoint(checkpoint, {"model": model.state_dict(), "step": step + 1}, optimisers)
                 row.update(validation(model))
-                saved = {"model": model.state_dict(), "step": step + 1}
-                saved["optimisers"] = [optimiser.state_dict() for optimiser in optimisers]
-                torch.save(saved, checkpoint.with_suffix(".new"))
-                checkpoint.with_suffix(".new").replace(checkpoint)
             with (options.out / "joint.jsonl").open("a") as log:
                 print(json.dumps(row), file=log)
             print(json.dumps(row), flush=True)

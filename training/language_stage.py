@@ -91,22 +91,26 @@ def accuracy_by_kind(
     batch = packed_batch(
         rng, tokenizer, split="validation", scenes_count=count, questions_count=24, weights=dict.fromkeys(KINDS, 1.0), max_crops=12
     )
-    decoder.eval()
     with knob_state.knobs(state):
         logits, targets = answer_logits(decoder, batch, book)
-    decoder.train()
     right = (logits.argmax(-1) == targets).float()
     kinds = batch.kinds[batch.targets >= 0]
     out = {name: round(right[kinds == index].mean().item(), 3) for index, name in enumerate(KINDS)}
     return {"mean": round(float(np.mean(list(out.values()))), 3), **out}
 
 
+def save_checkpoint(path: Path, state: dict[str, object], optimisers: list[torch.optim.Optimizer]) -> None:
+    """Write a checkpoint beside the old one, then replace it."""
+    torch.save({**state, "optimisers": [optimiser.state_dict() for optimiser in optimisers]}, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
 def main() -> None:
     """Train with checkpoints; the same command goes on where it stopped."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--scenes", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--scenes", type=int, default=7)
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--seed", type=int, default=2)
     options = parser.parse_args()
@@ -159,15 +163,13 @@ def main() -> None:
         if (step + 1) % 50 == 0:
             row = {"step": step + 1, **{key: round(value, 3) for key, value in running.items()}}
             row["tokens_per_s"] = round(tokens / (time.time() - began))
+            if (step + 1) % 250 == 0:
+                save_checkpoint(checkpoint, {"decoder": decoder.state_dict(), "step": step + 1}, optimisers)
             if (step + 1) % 500 == 0:
                 row["validation"] = accuracy_by_kind(decoder, tokenizer, book, KnobState())
                 row["top_k 4"] = accuracy_by_kind(decoder, tokenizer, book, KnobState(top_k=4))["mean"]
                 first_half = KnobState(active_blocks=(0, *range(1, 16, 2)))
                 row["9 blocks"] = accuracy_by_kind(decoder, tokenizer, book, first_half)["mean"]
-                saved = {"decoder": decoder.state_dict(), "step": step + 1}
-                saved["optimisers"] = [optimiser.state_dict() for optimiser in optimisers]
-                torch.save(saved, checkpoint.with_suffix(".new"))
-                checkpoint.with_suffix(".new").replace(checkpoint)
             print(json.dumps(row), file=log, flush=True)
             print(json.dumps(row), flush=True)
 
