@@ -108,11 +108,20 @@ def _section(
         for name, column in picks.items():
             times = world.measured[rows, column]
             late = float((times > budget).mean()) if mode == "hard" else None
-            values = (float(right[name].mean()), float(times.mean()), *np.percentile(times, [50, 95]).tolist(), late)
+            values = (
+                float(right[name].mean()),
+                float(times.mean()),
+                *np.percentile(times, [50, 95]).tolist(),
+                late,
+            )
             for metric, value in zip(names, values, strict=True):
                 section[metric][name].append(value)
         draws = world.rng.integers(0, len(rows), (200, len(rows)))
-        for metric, rival in (("gain", "best_static"), ("gain_over_lookup", "lookup"), ("gain_over_supervised", "supervised")):
+        for metric, rival in (
+            ("gain", "best_static"),
+            ("gain_over_lookup", "lookup"),
+            ("gain_over_supervised", "supervised"),
+        ):
             gain = right["paceline"] - right[rival]
             section[metric].append(float(gain.mean()))
             section[f"{metric}_ci"].append(np.percentile(gain[draws].mean(axis=1), [2.5, 97.5]).tolist())
@@ -123,17 +132,23 @@ def _section(
         section["closed_gap_ci"].append(np.percentile(ratios, [2.5, 97.5]).tolist())
         columns, counts = np.unique(picks["paceline"], return_counts=True)
         section["configurations"][str(index)] = {
-            str(world.actions[column]): float(number / len(rows)) for column, number in zip(columns, counts, strict=True)
+            str(world.actions[column]): float(number / len(rows))
+            for column, number in zip(columns, counts, strict=True)
         }
         chosen = options[picks["paceline"]]
         for place, name in enumerate(SPACE.names):
             section["knob_use"][name].append(float(chosen[:, place].mean()))
             for kind in KINDS:
-                section["knob_use_by_kind"][kind][name].append(float(chosen[world.kind == kind, place].mean()))
+                section["knob_use_by_kind"][kind][name].append(
+                    float(chosen[world.kind == kind, place].mean())
+                )
     if mode == "hard":
         section["static_feasible"] = [True] * len(budgets)
     else:
-        section["gain_at_equal_latency"], section["gain_at_equal_latency_ci"] = section["gain"], section["gain_ci"]
+        section["gain_at_equal_latency"], section["gain_at_equal_latency_ci"] = (
+            section["gain"],
+            section["gain_ci"],
+        )
     section["closed_gap_mean"] = float(np.mean(section["closed_gap"]))
     section["closed_gap_mean_ci"] = np.mean(section["closed_gap_ci"], axis=0).tolist()
     return section
@@ -176,7 +191,9 @@ def make_latency_samples(results: dict[str, Any], seed: int = 1) -> dict[str, An
         samples[mode] = {
             name: [
                 np.clip(rng.normal(mean, max(p95 - mean, 0.5) / 1.65, 300), 2, None)
-                for mean, p95 in zip(section["mean_latency_ms"][name], section["p95_latency_ms"][name], strict=True)
+                for mean, p95 in zip(
+                    section["mean_latency_ms"][name], section["p95_latency_ms"][name], strict=True
+                )
             ]
             for name in ("paceline", "best_static")
         }
@@ -208,7 +225,9 @@ def make_history(seed: int = 3) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for step in range(0, 300, 10):
         loss = 0.7 * np.exp(-step / 90) + 0.3 + rng.normal(0, 0.01)
-        records.append({"stage": "warm start", "step": step, "train_loss": loss, "validation_loss": loss + 0.04})
+        records.append(
+            {"stage": "warm start", "step": step, "train_loss": loss, "validation_loss": loss + 0.04}
+        )
     for step in range(300, 900, 10):
         gone = (step - 300) / 600
         records.append(

@@ -1,5 +1,6 @@
 """Plots as files and terminal tables."""
 
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from synthetic_results import make_live, make_results
 
 from paceline.errors import PacelineError
 from paceline.report import behaviour_plots, plots
 from paceline.report.figures import save_figure
 from paceline.report.tables import budget_table, kinds_table, live_table, result_tables, static_table
 from paceline.report.theme import DARK, LIGHT, MARKERS
+from synthetic_results import make_live, make_results
 
 ROWS = [
     {"knob": knob, "option": option, "accuracy": 0.5 + 0.05 * place, "latency_ms": 10.0 + 7 * place}
@@ -59,7 +60,13 @@ def test_knob_curves_refuse(tmp_path: Path, rows: Any, path: str, theme: str, me
 
 def test_frontier_file_holds_dots_and_three_curves(results: dict[str, Any], tmp_path: Path) -> None:
     text = plots.save_frontier(results, tmp_path / "frontier.svg", "average", "dark").read_text()
-    for label in ("One configuration", "Oracle", "Best static mix", "Paceline", "Accuracy under average budgets"):
+    for label in (
+        "One configuration",
+        "Oracle",
+        "Best static mix",
+        "Paceline",
+        "Accuracy under average budgets",
+    ):
         assert f">{label}<" in text
     with pytest.raises(PacelineError, match="got mode 'soft'"):
         plots.save_frontier(results, tmp_path / "f.svg", "soft")
@@ -99,7 +106,9 @@ def test_latency_curve_reads_the_share_in_time() -> None:
     times, shares = line.get_xdata(), line.get_ydata()
     assert shares[times <= 25.0][-1] == 0.5
     assert (times[-1], shares[-1]) == (40.0, 1.0)
-    long = behaviour_plots.latency_curve(25.0, {"paceline": np.arange(10_000)}, MARKERS).axes[0].get_lines()[1]
+    long = (
+        behaviour_plots.latency_curve(25.0, {"paceline": np.arange(10_000)}, MARKERS).axes[0].get_lines()[1]
+    )
     assert len(long.get_xdata()) <= behaviour_plots.CURVE_POINTS + 1
     assert long.get_ydata()[-1] == 1.0
 
@@ -149,11 +158,18 @@ def test_budget_table_lists_contenders_and_intervals(results: dict[str, Any]) ->
 
 def test_tables_lose_no_digit_on_a_narrow_terminal(results: dict[str, Any]) -> None:
     for table in (*result_tables(results, make_live()), static_table(results)):
-        assert "…" not in printed(table, 80)
+        lines = printed(table, 80).splitlines()
+        assert max(map(len, lines)) <= 80
+        assert "…" not in "".join(lines)
+    narrow, wide = (printed(result_tables(results)[0], width) for width in (80, 120))
+    numbers = [re.sub(r"\s", "", text) for text in (narrow, wide)]
+    assert all(numbers[0].count(sign) == numbers[1].count(sign) for sign in ".[]%")
 
 
 def test_kinds_and_live_tables(results: dict[str, Any]) -> None:
-    kinds = {"[red]sum": {"count": 7, "accuracy": {"hard": {"paceline": [0.75] * 6, "best_static": [0.5] * 6}}}}
+    kinds = {
+        "[red]sum": {"count": 7, "accuracy": {"hard": {"paceline": [0.75] * 6, "best_static": [0.5] * 6}}}
+    }
     text = printed(kinds_table(results | {"kinds": kinds}, "hard"))
     assert "[red]sum" in text
     assert "75.0 (+25.0)" in text

@@ -33,14 +33,22 @@ HEAT_OPACITY = 0.5
 
 def knobs(results: Results) -> Html:
     """Knob use against budget, by kind of question, and the configurations chosen most."""
-    names = list(dict.fromkeys(name for mode in MODES for name in (section_of(results, mode) or {}).get("knob_use") or {}))
+    names = list(
+        dict.fromkeys(
+            name for mode in MODES for name in (section_of(results, mode) or {}).get("knob_use") or {}
+        )
+    )
     parts: list[Child] = []
     if names:
-        parts.append(page.legend([(MODES[mode], look[0], look[1]) for mode, look in behaviour_plots.MODE_LOOK.items()]))
+        parts.append(
+            page.legend([(MODES[mode], look[0], look[1]) for mode, look in behaviour_plots.MODE_LOOK.items()])
+        )
         drawings = []
         for index, name in enumerate(names):
             svg = inline_svg(
-                behaviour_plots.knob_use(results, name, MARKERS), f"knob-{index}", f"Mean option of {name} by budget"
+                behaviour_plots.knob_use(results, name, MARKERS),
+                f"knob-{index}",
+                f"Mean option of {name} by budget",
             )
             drawings.append(tag("div", tag("h3", name), svg, class_="panel"))
         parts.append(tag("div", drawings, class_="panels"))
@@ -52,7 +60,10 @@ def knobs(results: Results) -> Html:
             continue
         parts += [_by_kind(section, title), _configurations(results, section, title)]
     return page.section(
-        "knobs", "What the controller turns", parts, note="Mean option chosen for the test questions at each budget."
+        "knobs",
+        "What the controller turns",
+        parts,
+        note="Mean option chosen for the test questions at each budget.",
     )
 
 
@@ -64,11 +75,12 @@ def _by_kind(section: Mapping[str, Any], title: str) -> Child:
     names = list(dict.fromkeys(name for by_knob in use.values() for name in by_knob))
     tables = []
     for name in names:
-        values = np.array([by_knob.get(name) or [np.nan] * len(budgets) for by_knob in use.values()], dtype=float)
-        if values.shape[1] != len(budgets):
+        lines = [by_knob.get(name, [np.nan] * len(budgets)) for by_knob in use.values()]
+        if any(len(line) != len(budgets) for line in lines):
             raise PacelineError(
-                f"results: knob_use_by_kind.{name} has {values.shape[1]} values per kind, expected {len(budgets)}"
+                f"results: knob_use_by_kind.*.{name}: expected {len(budgets)} values, one per budget"
             )
+        values = np.array(lines, dtype=float)
         low, high = np.nanmin(values), np.nanmax(values)
         rows = [
             page.row(kind, [_heat(value, low, high) for value in line])
@@ -93,7 +105,9 @@ def _heat(value: float, low: float, high: float) -> Html:
 def _configurations(results: Results, section: Mapping[str, Any], title: str) -> Child:
     shares = section.get("configurations")
     if not shares:
-        return page.not_measured(f"{title}: there is no distribution of configurations.", "Run: paceline evaluate")
+        return page.not_measured(
+            f"{title}: there is no distribution of configurations.", "Run: paceline evaluate"
+        )
     known = {str(row["action"]): row.get("configuration") for row in results.get("static") or ()}
     by_budget = {int(index): by_action for index, by_action in shares.items()}
     blocks = []
@@ -111,7 +125,9 @@ def _configurations(results: Results, section: Mapping[str, Any], title: str) ->
         rest = len(ranked) - TOP_CONFIGURATIONS
         if rest > 0:
             left = 1 - sum(part for _, part in ranked[:TOP_CONFIGURATIONS])
-            rows.append(page.row(f"{rest} others", [tag("td", percent(max(left, 0.0), 0), style="text-align:left")]))
+            rows.append(
+                page.row(f"{rest} others", [tag("td", percent(max(left, 0.0), 0), style="text-align:left")])
+            )
         header = [f"At {milliseconds(budget)}", tag("th", "share", style="text-align:left")]
         blocks.append(page.table(None, header, rows, compact=True))
     grid = tag("div", blocks, class_="panels")
@@ -124,20 +140,28 @@ def latencies(results: Results, samples: Mapping[str, Mapping[str, Sequence[Any]
     for mode, title in MODES.items():
         section = section_of(results, mode)
         if section is None or series_of(section, "p95_latency_ms", "paceline") is None:
-            ranges.append(page.not_measured(f"There are no latencies for {title.lower()}.", "Run: paceline evaluate"))
+            ranges.append(
+                page.not_measured(f"There are no latencies for {title.lower()}.", "Run: paceline evaluate")
+            )
             continue
         svg = inline_svg(
             behaviour_plots.latency_ranges(results, mode, MARKERS), f"latency-{mode}",
             f"Median to 95th percentile of latency by budget, {title.lower()}",
         )  # fmt: skip
-        caption = "Bar: median to 95th percentile of the estimates over questions. Mark: mean. Line: the budget."
+        caption = (
+            "Bar: median to 95th percentile of the estimates over questions. Mark: mean. Line: the budget."
+        )
         ranges.append(page.figure(svg, caption, title))
     parts: list[Child] = [tag("div", ranges, class_="pair")]
     for mode in samples or {}:
         if mode not in MODES:
             raise PacelineError(f"latency_samples: got {mode!r}, expected some of {', '.join(MODES)}")
     if not samples:
-        parts.append(page.not_measured("No single latencies were handed to this report.", "Timed questions give curves."))
+        parts.append(
+            page.not_measured(
+                "No single latencies were handed to this report.", "Timed questions give curves."
+            )
+        )
     for mode, by_contender in (samples or {}).items():
         section = section_of(results, mode)
         if section is None:
@@ -146,7 +170,9 @@ def latencies(results: Results, samples: Mapping[str, Mapping[str, Sequence[Any]
     return page.section("latency", "Latency", parts)
 
 
-def _distributions(section: Mapping[str, Any], samples: Mapping[str, Sequence[Any]], mode: str) -> list[Child]:
+def _distributions(
+    section: Mapping[str, Any], samples: Mapping[str, Sequence[Any]], mode: str
+) -> list[Child]:
     budgets = budgets_of(section)
     for name, arrays in samples.items():
         if len(arrays) != len(budgets):
@@ -155,13 +181,18 @@ def _distributions(section: Mapping[str, Any], samples: Mapping[str, Sequence[An
             )
     drawings = []
     for index, budget in enumerate(budgets):
-        drawing = behaviour_plots.latency_curve(budget, {name: values[index] for name, values in samples.items()}, MARKERS)
+        drawing = behaviour_plots.latency_curve(
+            budget, {name: values[index] for name, values in samples.items()}, MARKERS
+        )
         description = f"Distribution of latency at a budget of {milliseconds(budget)}"
         svg = inline_svg(drawing, f"distribution-{mode}-{index}", description)
         drawings.append(tag("div", tag("h3", f"Budget {milliseconds(budget)}"), svg, class_="panel"))
     looks = [(name, colour_key(name)) for name in samples]
     key = [("Budget", "ink", "-")]
-    key += [(contender_label(name, mode), colour, MONOCHROME_HINTS.get(colour, ("-",))[0]) for name, colour in looks]
+    key += [
+        (contender_label(name, mode), colour, MONOCHROME_HINTS.get(colour, ("-",))[0])
+        for name, colour in looks
+    ]
     return [
         tag("h3", f"{MODES[mode]}: share of questions answered within a time", class_="group"),
         page.legend(key),
@@ -172,11 +203,17 @@ def _distributions(section: Mapping[str, Any], samples: Mapping[str, Sequence[An
 def training(history: Any) -> Html:
     """Training curves, one panel per recorded quantity."""
     if not history:
-        notice = page.not_measured("No training history was handed to this report.", "Train with: paceline train")
+        notice = page.not_measured(
+            "No training history was handed to this report.", "Train with: paceline train"
+        )
         return page.section("training", "Training", notice)
     axis_name, panels = training_panels(history)
     drawings = []
     for index, (name, lines) in enumerate(panels.items()):
-        svg = inline_svg(behaviour_plots.training_panel(lines, axis_name, MARKERS), f"training-{index}", f"{name} in training")
+        svg = inline_svg(
+            behaviour_plots.training_panel(lines, axis_name, MARKERS),
+            f"training-{index}",
+            f"{name} in training",
+        )
         drawings.append(tag("div", tag("h3", name), svg, class_="panel"))
     return page.section("training", "Training", tag("div", drawings, class_="panels"))

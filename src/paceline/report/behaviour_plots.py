@@ -19,7 +19,10 @@ from paceline.report.figures import new_figure
 from paceline.report.reading import MODES, Results, budgets_of, contender_label, section_of, series_of
 from paceline.report.theme import Theme, style
 
-MODE_LOOK: Mapping[str, tuple[str, str, str]] = {"hard": ("paceline", "-", "o"), "average": ("full", "--", "D")}
+MODE_LOOK: Mapping[str, tuple[str, str, str]] = {
+    "hard": ("paceline", "-", "o"),
+    "average": ("full", "--", "D"),
+}
 """Colour, line style and marker of the two kinds of budget where both are in one plot."""
 TRAINING_COLOURS = ("paceline", "best_static", "oracle", "supervised")
 CURVE_POINTS = 160
@@ -60,7 +63,9 @@ def latency_ranges(results: Results, mode: str, theme: Theme) -> Any:
     with style(theme):
         figure, grid = new_figure(HALF_WIDTH, 330)
         axes = grid[0, 0]
-        axes.hlines(budgets, places - 0.38, places + 0.38, color=theme["ink"], linewidth=1.6, zorder=4, label="Budget")
+        axes.hlines(
+            budgets, places - 0.38, places + 0.38, color=theme["ink"], linewidth=1.6, zorder=4, label="Budget"
+        )
         for offset, name in ((-0.16, "paceline"), (0.16, "best_static")):
             series = [series_of(section, f"{metric}_latency_ms", name) for metric in ("p50", "p95", "mean")]
             p50, p95, mean = series
@@ -127,9 +132,17 @@ def kinds(names: Sequence[str], accuracy: Mapping[str, np.ndarray], mode: str, t
             )  # fmt: skip
         for name in ("oracle", "full", "best_static", "paceline"):
             if name in accuracy:
-                look = line_look(theme, name) | {"linestyle": "none", "markersize": 9 if name == "paceline" else 7}
+                look = line_look(theme, name) | {
+                    "linestyle": "none",
+                    "markersize": 9 if name == "paceline" else 7,
+                }
                 if name == "full":
-                    look |= {"marker": "|", "markeredgecolor": theme["full"], "markeredgewidth": 2, "markersize": 11}
+                    look |= {
+                        "marker": "|",
+                        "markeredgecolor": theme["full"],
+                        "markeredgewidth": 2,
+                        "markersize": 11,
+                    }
                 axes.plot(accuracy[name], places, label=contender_label(name, mode), zorder=4, **look)
         axes.set_yticks(places, list(names))
         axes.set_ylim(-0.6, len(names) - 0.4)
@@ -173,9 +186,18 @@ def live_running_mean(latencies: np.ndarray, budget_ms: float, theme: Theme) -> 
         figure, grid = new_figure(HALF_WIDTH, 340)
         axes = grid[0, 0]
         axes.plot(
-            count, latencies, "o", color=theme["dot"], alpha=0.45, markersize=4, markeredgewidth=0, label="One request"
+            count,
+            latencies,
+            "o",
+            color=theme["dot"],
+            alpha=0.45,
+            markersize=4,
+            markeredgewidth=0,
+            label="One request",
         )
-        axes.plot(count, np.cumsum(latencies) / count, color=theme["paceline"], linewidth=2.6, label="Mean so far")
+        axes.plot(
+            count, np.cumsum(latencies) / count, color=theme["paceline"], linewidth=2.6, label="Mean so far"
+        )
         axes.axhline(budget_ms, color=theme["ink"], linewidth=1.4, label="Average budget")
         axes.set_ylim(bottom=0)
         axes.set_xlabel("requests answered")

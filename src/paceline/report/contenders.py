@@ -104,15 +104,21 @@ def frontiers(results: Results) -> Html:
     for mode, title in MODES.items():
         section = section_of(results, mode)
         if section is None:
-            curves.append(page.not_measured(f"There are no results for {title.lower()}.", "Run: paceline evaluate"))
+            curves.append(
+                page.not_measured(f"There are no results for {title.lower()}.", "Run: paceline evaluate")
+            )
             continue
         drawing, hints = plots.frontier(results, mode, MARKERS)
-        what = f"Accuracy against time under {title.lower()}: configurations, best static, Paceline and oracle"
+        what = (
+            f"Accuracy against time under {title.lower()}: configurations, best static, Paceline and oracle"
+        )
         svg = inline_svg(drawing, f"frontier-{mode}", what, hints)
         band = " Band: 95 % interval of the gain over best static." if section.get("gain_ci") else ""
         curves.append(page.figure(svg, FRONTIER_CAPTIONS[mode] + band, title))
         if section.get("gain") is not None:
-            svg = inline_svg(plots.gains(results, mode, MARKERS), f"gains-{mode}", f"Gains under {title.lower()}")
+            svg = inline_svg(
+                plots.gains(results, mode, MARKERS), f"gains-{mode}", f"Gains under {title.lower()}"
+            )
             caption = "Bars are paired 95 % intervals; above zero Paceline is ahead."
             differences.append(page.figure(svg, caption, f"Gain of Paceline, {title.lower()}"))
     return page.section(
@@ -128,7 +134,9 @@ def all_contenders(results: Results) -> Html:
     for mode, title in MODES.items():
         section = section_of(results, mode)
         if section is None:
-            parts.append(page.not_measured(f"There are no results for {title.lower()}.", "Run: paceline evaluate"))
+            parts.append(
+                page.not_measured(f"There are no results for {title.lower()}.", "Run: paceline evaluate")
+            )
             continue
         parts += [_accuracy_table(section, mode, title), _time_table(section, mode, title)]
     return page.section(
@@ -144,8 +152,14 @@ def _budget_header(section: Mapping[str, Any], first: str) -> list[Child]:
     for index, budget in enumerate(budgets_of(section)):
         name = None
         if index < len(quantiles) and quantiles[index] is not None:
-            name = "full" if quantiles[index] in ("full", 1, 1.0) else f"{100 * float(quantiles[index]):.0f} % quantile"
-        header.append([milliseconds(budget), tag("br") if name else None, tag("small", name) if name else None])
+            name = (
+                "full"
+                if quantiles[index] in ("full", 1, 1.0)
+                else f"{100 * float(quantiles[index]):.0f} % quantile"
+            )
+        header.append(
+            [milliseconds(budget), tag("br") if name else None, tag("small", name) if name else None]
+        )
     return header
 
 
@@ -176,7 +190,12 @@ def _accuracy_table(section: Mapping[str, Any], mode: str, title: str) -> Html:
         cells = [DASH] * len(budgets_of(section))
         if values is not None:
             cells = [
-                [number(value), tag("small", interval(None if ends is None else ends[index])) if ends is not None else None]
+                [
+                    number(value),
+                    tag("small", interval(None if ends is None else ends[index]))
+                    if ends is not None
+                    else None,
+                ]
                 for index, value in enumerate(values)
             ]
         rows.append(page.row(label, cells, "rule" if metric == "gain" else None))
@@ -187,14 +206,24 @@ def _time_table(section: Mapping[str, Any], mode: str, title: str) -> Html:
     rows = []
     names = contenders_in(section, "mean_latency_ms")
     for name in names:
-        columns = [series_of(section, metric, name) for metric in ("mean_latency_ms", "p95_latency_ms", "violation_rate")]
+        columns = [
+            series_of(section, metric, name)
+            for metric in ("mean_latency_ms", "p95_latency_ms", "violation_rate")
+        ]
         cells = []
         for index in range(len(budgets_of(section))):
             mean, p95, late = (None if values is None else values[index] for values in columns)
-            lines = [f"p95 {milliseconds(p95, unit=False)}", *([f"late {percent(late)}"] if mode == "hard" else [])]
+            lines = [
+                f"p95 {milliseconds(p95, unit=False)}",
+                *([f"late {percent(late)}"] if mode == "hard" else []),
+            ]
             cells.append([milliseconds(mean, unit=False), [tag("small", line) for line in lines]])
         rows.append(page.row(contender_name(name, mode), cells, "strong" if name == "paceline" else None))
     if not rows:
         return page.not_measured(f"There are no latencies for {title.lower()}.", "Run: paceline evaluate")
-    what = "mean latency, 95th percentile and share of late answers" if mode == "hard" else "mean latency and 95th percentile"
+    what = (
+        "mean latency, 95th percentile and share of late answers"
+        if mode == "hard"
+        else "mean latency and 95th percentile"
+    )
     return page.table(f"{title}: {what}, ms", _budget_header(section, "Contender"), rows)

@@ -1,4 +1,4 @@
-"""Sections that let a reader judge: live requests, examples, what the numbers cannot say, where they come from."""
+"""Sections that let a reader judge: live requests, examples, where the numbers come from."""
 
 import base64
 import io
@@ -16,20 +16,14 @@ from paceline.report.reading import (
     MODES,
     Results,
     budget_text,
-    budgets_of,
     configuration_text,
-    intervals_of,
     milliseconds,
     percent,
     points,
-    section_of,
-    series_of,
     single_number,
 )
 from paceline.report.theme import MARKERS
 
-PROMISED_VIOLATION_RATE = 0.05
-"""What evaluation promises unless the provenance says otherwise."""
 PICTURE_PIXELS = 640
 """Longest side of an example's picture in the page."""
 PICTURE_BYTES = 150_000
@@ -58,7 +52,16 @@ def live(measured: Mapping[str, Mapping[str, Any]] | None) -> Html:
             )
         )  # fmt: skip
         plots += _live_plot(mode, numbers)
-    header = ["Budget", "Requests", "Accuracy", "Best static", "Difference, points", "Late", "Mean latency", "Budgets"]
+    header = [
+        "Budget",
+        "Requests",
+        "Accuracy",
+        "Best static",
+        "Difference, points",
+        "Late",
+        "Mean latency",
+        "Budgets",
+    ]
     missing = [
         page.not_measured(f"There were no live requests under {MODES[mode].lower()}.", "Run: paceline demo")
         for mode in MODES
@@ -75,14 +78,20 @@ def _live_plot(mode: str, numbers: Mapping[str, Any]) -> list[Html]:
         return []
     latencies = np.asarray(numbers["request_latency_ms"], dtype=float)
     if mode == "average":
-        drawing = behaviour_plots.live_running_mean(latencies, single_number(numbers.get("budget_ms")), MARKERS)
-        svg = inline_svg(drawing, "live-average", "Mean latency of the live requests so far, beside the average budget")
-        return [page.figure(svg, "The price of time is steered so that the mean meets the budget.", MODES[mode])]
+        drawing = behaviour_plots.live_running_mean(
+            latencies, single_number(numbers.get("budget_ms")), MARKERS
+        )
+        svg = inline_svg(
+            drawing, "live-average", "Mean latency of the live requests so far, beside the average budget"
+        )
+        return [
+            page.figure(svg, "The price of time is steered so that the mean meets the budget.", MODES[mode])
+        ]
     budgets = np.asarray(numbers.get("request_budget_ms"), dtype=float)
     if budgets.shape != latencies.shape:
         raise PacelineError(
-            f"live: hard.request_budget_ms has shape {budgets.shape}, request_latency_ms {latencies.shape}; expected one "
-            "budget per latency"
+            f"live: hard.request_budget_ms has shape {budgets.shape}, request_latency_ms {latencies.shape}; "
+            "expected one budget per latency"
         )
     svg = inline_svg(
         behaviour_plots.live_requests(budgets, latencies, MARKERS), "live-hard",
@@ -105,7 +114,9 @@ def examples(given: Sequence[Mapping[str, Any]] | None) -> Html:
     title = "Three questions"
     if not given:
         return page.section(
-            "examples", title, page.not_measured("No examples were handed to this report.", "Run: paceline demo")
+            "examples",
+            title,
+            page.not_measured("No examples were handed to this report.", "Run: paceline demo"),
         )
     title = title if len(given) == 3 else "Questions and answers"
     return page.section("examples", title, tag("div", [_example(item) for item in given], class_="examples"))
@@ -114,7 +125,9 @@ def examples(given: Sequence[Mapping[str, Any]] | None) -> Html:
 def _example(item: Mapping[str, Any]) -> Html:
     question = str(item.get("question", DASH))
     image = item.get("image")
-    picture = tag("img", src=data_uri(image), alt=f"The picture to: {question}") if image is not None else None
+    picture = (
+        tag("img", src=data_uri(image), alt=f"The picture to: {question}") if image is not None else None
+    )
     facts: list[tuple[str, Child]] = [
         ("Answer", str(item.get("answer", DASH))),
         ("Expected", str(item.get("expected", DASH))),
@@ -133,7 +146,9 @@ def _example(item: Mapping[str, Any]) -> Html:
             "div",
             tag("p", question, class_="question"),
             tag("dl", [[tag("dt", name), tag("dd", value)] for name, value in facts]),
-            tag("details", tag("summary", "Why this configuration"), tag("pre", str(why)), open=True) if why else None,
+            tag("details", tag("summary", "Why this configuration"), tag("pre", str(why)), open=True)
+            if why
+            else None,
             class_="body",
         ),
         class_="example",
@@ -154,76 +169,13 @@ def data_uri(image: Any) -> str:
     return f"data:image/{file_format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def warnings_from(results: Results) -> list[str]:
-    """What in these results speaks against Paceline, in words; empty when nothing does."""
-    found = []
-    for mode, title in MODES.items():
-        section = section_of(results, mode)
-        if section is None:
-            continue
-        budgets = budgets_of(section)
-        for metric, rival in (("gain", "best static"), ("gain_over_lookup", "lookup by kind"), ("gain_over_supervised", "supervised")):
-            ends = intervals_of(section, f"{metric}_ci")
-            if ends is None:
-                continue
-            worse = [milliseconds(budget) for budget, (_, high) in zip(budgets, ends, strict=True) if high < 0]
-            open_ = [
-                milliseconds(budget) for budget, (low, high) in zip(budgets, ends, strict=True) if low <= 0 <= high
-            ]
-            if worse:
-                found.append(f"{title}: below {rival} beyond noise at {', '.join(worse)}.")
-            if open_:
-                found.append(f"{title}: no difference to {rival} beyond noise at {', '.join(open_)}.")
-    section = section_of(results, "hard")
-    return found if section is None else found + _hard_warnings(section, results.get("provenance") or {})
-
-
-def _hard_warnings(section: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    found = []
-    budgets = [milliseconds(budget) for budget in budgets_of(section)]
-    fits = section.get("static_feasible")
-    if fits is not None and not all(fits):
-        unfit = ", ".join(budget for budget, fit in zip(budgets, fits, strict=True) if not fit)
-        found.append(f"Hard budgets: no single configuration fits {unfit}; best static is then the cheapest one.")
-    late = series_of(section, "violation_rate", "paceline")
-    promised = single_number(facts.get("violation_rate", PROMISED_VIOLATION_RATE))
-    if late is not None:
-        over = [f"{percent(rate)} at {budget}" for budget, rate in zip(budgets, late, strict=True) if rate > promised]
-        if over:
-            found.append(f"Hard budgets: more late answers than the promised {percent(promised)}: {', '.join(over)}.")
-    return found
-
-
-CAVEATS = (
-    "Latency of a question under a configuration is an estimate from its crops and tokens, fitted on the timed part of "
-    "the questions; the shares of late answers are measured on timed test questions only. Live numbers are measured.",
-    "What is feasible is decided for every contender, best static included, by the same calibrated upper latency.",
-    "The oracle sees every answer before it chooses. It also collects answers that were right by luck, so nobody can "
-    "reach it and a closed gap of 1 is not a goal.",
-    "Intervals are paired bootstraps over pictures: they carry the choice of questions, not of training seeds, machines "
-    "or tasks.",
-    "Times belong to the machine below; on another one, calibrate before trusting a budget.",
-)
-
-
-def caveats(results: Results) -> Html:
-    """What the numbers do not show, and where Paceline does not win."""
-    found = warnings_from(results)
-    if not section_of(results, "hard") and not section_of(results, "average"):
-        verdict: Child = page.not_measured("There is nothing to judge.", "Run: paceline evaluate")
-    elif found:
-        verdict = tag(
-            "div", tag("strong", "Where it does not win"), tag("ul", [tag("li", line) for line in found]),
-            class_="warnings",
-        )  # fmt: skip
-    else:
-        verdict = tag("p", "Every interval of a gain lies above zero and no budget was broken more often than promised.")
-    return page.section("limits", "Limits", verdict, tag("ul", [tag("li", line) for line in CAVEATS], class_="caveats"))
-
-
 def provenance(results: Results) -> Html:
     """Where the numbers come from: data, model, hardware, software, options, exactly as recorded."""
-    facts = {"samples": results.get("samples"), "overhead": results.get("overhead"), **(results.get("provenance") or {})}
+    facts = {
+        "samples": results.get("samples"),
+        "overhead": results.get("overhead"),
+        **(results.get("provenance") or {}),
+    }
     facts = {key: value for key, value in facts.items() if value not in (None, {}, [], "")}
     if not results.get("provenance"):
         notice = page.not_measured("These results carry no provenance.", "Treat them as unverified.")
@@ -237,7 +189,11 @@ def provenance(results: Results) -> Html:
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     """Nested facts as (dotted name, text) pairs."""
     if isinstance(value, Mapping):
-        return [pair for key, item in value.items() for pair in flat(item, f"{name} · {key}" if name else str(key))]
+        return [
+            pair
+            for key, item in value.items()
+            for pair in flat(item, f"{name} · {key}" if name else str(key))
+        ]
     if isinstance(value, list | tuple):
         if all(not isinstance(item, Mapping | list | tuple) for item in value):
             return [(name, ", ".join(_fact(item) for item in value))]

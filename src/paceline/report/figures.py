@@ -4,7 +4,8 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ EDGE_INCHES = 0.14
 """Room around the plots of a file; in a page the frame leaves it."""
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **subplots: Any) -> tuple[Any, Any]:
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **subplots: Any
+) -> tuple[Any, Any]:
     """A figure of `width` x `height` CSS pixels and its array of axes (rows, columns). Call inside `style`."""
     from matplotlib.figure import Figure
 
@@ -37,7 +40,7 @@ def save_figure(figure: Any, path: Path | str, theme: Theme = LIGHT) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if file_format == "svg" else {"Software": None}
     figure.get_layout_engine().set(w_pad=EDGE_INCHES, h_pad=EDGE_INCHES)
-    with style(theme), _quiet_about_glyphs():
+    with style(theme), quiet_about_glyphs():
         figure.savefig(path, format=file_format, dpi=2 * POINTS_PER_INCH, metadata=metadata)
     return path
 
@@ -49,7 +52,7 @@ def inline_svg(figure: Any, identity: str, description: str, hints: Mapping[str,
     hints: gid of an artist -> text shown when the pointer rests on it.
     """
     buffer = io.StringIO()
-    with style(MARKERS), _quiet_about_glyphs():
+    with style(MARKERS), quiet_about_glyphs():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -72,10 +75,9 @@ def inline_svg(figure: Any, identity: str, description: str, hints: Mapping[str,
     return Html(re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1))
 
 
-class _quiet_about_glyphs(warnings.catch_warnings):
+@contextmanager
+def quiet_about_glyphs() -> Iterator[None]:
     """Measuring text in DejaVu Sans warns of characters it lacks; the page shows them in the reader's own font."""
-
-    def __enter__(self) -> Any:
-        log = super().__enter__()
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        return log
+        yield

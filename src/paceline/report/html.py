@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paceline.errors import PacelineError
-from paceline.report import behaviour, contenders, evidence, kinds, page
+from paceline.report import behaviour, contenders, evidence, kinds, limits, page
 from paceline.report.markup import Child, Html, tag
 from paceline.report.reading import MODES, Results, section_of
 from paceline.report.theme import import_matplotlib
@@ -36,7 +36,9 @@ def write_report(
     without matplotlib, `OSError` when the file cannot be written; an existing file is then left as it was.
     """
     if not isinstance(results, Mapping):
-        raise PacelineError(f"report: results are a {type(results).__name__}, expected the JSON object of evaluate")
+        raise PacelineError(
+            f"report: results are a {type(results).__name__}, expected the JSON object of evaluate"
+        )
     import_matplotlib()
     sections: dict[str, tuple[str, Html]] = {
         "headline": ("In short", contenders.headline(results)),
@@ -48,7 +50,7 @@ def write_report(
         "live": ("Live", evidence.live(live)),
         "examples": ("Examples", evidence.examples(examples)),
         "training": ("Training", behaviour.training(training_history)),
-        "limits": ("Limits", evidence.caveats(results)),
+        "limits": ("Limits", limits.caveats(results)),
         "provenance": ("Provenance", evidence.provenance(results)),
     }
     footer = "Made by paceline. This page loads nothing: no scripts, no network."
@@ -76,7 +78,11 @@ def _introduction(results: Results) -> Child:
         "Each question gets a latency budget. Paceline looks at picture, question and budget and picks the "
         "configuration of the model that is most likely to answer well within it."
     )
-    return [tag("p", lead, class_="lead"), tag("p", " · ".join(facts), class_="facts") if facts else None, notice]
+    return [
+        tag("p", lead, class_="lead"),
+        tag("p", " · ".join(facts), class_="facts") if facts else None,
+        notice,
+    ]
 
 
 def _write(path: Path, text: str) -> Path:

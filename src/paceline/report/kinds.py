@@ -37,7 +37,9 @@ def accuracy_by_kind(results: Results, mode: str) -> tuple[list[str], dict[str, 
     for name in [name for name in CONTENDERS if name in present] + sorted(present - set(CONTENDERS)):
         lines = [by_contender.get(name, [np.nan] * width) for by_contender in found.values()]
         if any(len(line) != width for line in lines):
-            raise PacelineError(f"results: kinds.*.accuracy.{mode}.{name}: expected {width} values, one per budget")
+            raise PacelineError(
+                f"results: kinds.*.accuracy.{mode}.{name}: expected {width} values, one per budget"
+            )
         accuracy[name] = np.array(lines, dtype=np.float64)
     return list(kinds), accuracy
 
@@ -81,4 +83,8 @@ def _table(
         rows.append(page.row(name, cells))
     header = ["Kind", "Questions", *(milliseconds(budget) for budget in budgets)]
     what = f"{MODES[mode]}: accuracy of Paceline, below it {contender_label('best_static', mode).lower()}"
-    return tag("details", tag("summary", f"{MODES[mode]}: every kind at every budget"), page.table(what, header, rows))
+    return tag(
+        "details",
+        tag("summary", f"{MODES[mode]}: every kind at every budget"),
+        page.table(what, header, rows),
+    )

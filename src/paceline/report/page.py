@@ -36,7 +36,8 @@ figure,.panel{margin:0;padding:1rem 1.15rem}
 .panels{grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr))}
 .pair,.panels,.table,.legend,.examples{margin-top:1rem}.panels>.table{margin-top:0}
 .compact table{font-size:.84rem}.compact th,.compact td{padding:.34rem .42rem}
-.compact th:first-child{padding-left:.8rem}.compact td:last-child{padding-right:.8rem}.compact caption{padding-left:.8rem}
+.compact th:first-child{padding-left:.8rem}
+.compact td:last-child{padding-right:.8rem}.compact caption{padding-left:.8rem}
 h3.group{margin:1.7rem 0 0}
 svg.plot{display:block;width:100%;height:auto;margin:0 auto}
 svg.plot text{font-family:inherit!important}
@@ -103,7 +104,9 @@ def document(title: str, introduction: Child, sections: Mapping[str, tuple[str, 
 
 def section(identity: str, title: str, *content: Child, note: Child = None) -> Html:
     """A part of the page with a heading."""
-    return tag("section", tag("h2", title), tag("p", note, class_="note") if note else None, content, id=identity)
+    return tag(
+        "section", tag("h2", title), tag("p", note, class_="note") if note else None, content, id=identity
+    )
 
 
 def not_measured(what: str, how: str) -> Html:
@@ -115,7 +118,10 @@ def card(label: str, value: Child, interval: str = "", unit: str = "") -> Html:
     """A headline number; `value=None` says that it was not measured."""
     if value is None:
         return tag(
-            "div", tag("div", label, class_="label"), tag("div", "not measured", class_="value"), class_="card absent"
+            "div",
+            tag("div", label, class_="label"),
+            tag("div", "not measured", class_="value"),
+            class_="card absent",
         )
     return tag(
         "div",
@@ -172,4 +178,6 @@ def legend(entries: Sequence[tuple[str, str, str]]) -> Html:
 
 def figure(plot: Html, caption: Child = None, title: str | None = None) -> Html:
     """A plot in a frame with a caption."""
-    return tag("figure", tag("h3", title) if title else None, plot, tag("figcaption", caption) if caption else None)
+    return tag(
+        "figure", tag("h3", title) if title else None, plot, tag("figcaption", caption) if caption else None
+    )

@@ -37,7 +37,9 @@ MAX_HINTS = 500
 """Dots that get a hint of their own; beyond that an SVG grows past what a page should weigh."""
 
 
-def frontier(results: Results, mode: str, theme: Theme, title: str | None = None) -> tuple[Any, dict[str, str]]:
+def frontier(
+    results: Results, mode: str, theme: Theme, title: str | None = None
+) -> tuple[Any, dict[str, str]]:
     """Accuracy against time: every configuration a dot; best static, Paceline and oracle as curves.
 
     Hard budgets stand at the budget, average budgets at the mean latency that was reached. Returns the figure and a
@@ -69,7 +71,7 @@ def frontier(results: Results, mode: str, theme: Theme, title: str | None = None
                 hints[gid] = (
                     f"{contender_label(name, mode)} at {milliseconds(budgets[index])}: {percent(accuracy[index])}"
                 )
-                _hover_target(axes, times[index], accuracy[index], 11, gid)
+                _hover_target(axes, times[index], accuracy[index], 11, theme, gid)
         _gain_band(axes, section, mode, theme)
         times = np.concatenate([np.atleast_1d(span) for span in spans])
         times = times[np.isfinite(times) & (times > 0)]
@@ -97,12 +99,15 @@ def _dots(axes: Any, results: Results, theme: Theme, hints: dict[str, str]) -> l
         gid = f"configuration-{index}"
         text = configuration_text(row.get("configuration"))
         hints[gid] = f"{text}: {percent(row['accuracy'])} in {milliseconds(row['latency_ms'])}"
-        _hover_target(axes, times[index], accuracy[index], 9, gid)
+        _hover_target(axes, times[index], accuracy[index], 9, theme, gid)
     return [times]
 
 
-def _hover_target(axes: Any, x: float, y: float, size: float, gid: str) -> None:
-    axes.plot(x, y, "o", markersize=size, alpha=0, zorder=6, gid=gid)[0].set_in_layout(False)
+def _hover_target(axes: Any, x: float, y: float, size: float, theme: Theme, gid: str) -> None:
+    dot = axes.plot(
+        x, y, "o", markersize=size, color=theme["dot"], markeredgewidth=0, alpha=0, zorder=6, gid=gid
+    )
+    dot[0].set_in_layout(False)
 
 
 def _gain_band(axes: Any, section: Mapping[str, Any], mode: str, theme: Theme) -> None:
@@ -112,7 +117,13 @@ def _gain_band(axes: Any, section: Mapping[str, Any], mode: str, theme: Theme) -
     times = budgets_of(section) if mode == "hard" else series_of(section, "mean_latency_ms", "paceline")
     if times is not None:
         axes.fill_between(
-            times, base + ends[:, 0], base + ends[:, 1], color=theme["paceline"], alpha=0.16, linewidth=0, zorder=1
+            times,
+            base + ends[:, 0],
+            base + ends[:, 1],
+            color=theme["paceline"],
+            alpha=0.16,
+            linewidth=0,
+            zorder=1,
         )
 
 

@@ -65,14 +65,18 @@ def intervals_of(section: Mapping[str, Any], metric: str) -> np.ndarray | None:
     empty = [float("nan")] * 2
     ends = _numbers([empty if pair is None else pair for pair in values], metric)
     if ends.ndim != 2 or ends.shape[1] != 2:
-        raise PacelineError(f"results: {metric} has shape {ends.shape}, expected (budgets, 2): [low, high] each")
+        raise PacelineError(
+            f"results: {metric} has shape {ends.shape}, expected (budgets, 2): [low, high] each"
+        )
     return _per_budget(section, ends, metric)
 
 
 def contenders_in(section: Mapping[str, Any], metric: str) -> list[str]:
     """Names with a series for this metric: the known ones in order, then any others."""
     present = section.get(metric) or {}
-    return [name for name in CONTENDERS if name in present] + [name for name in present if name not in CONTENDERS]
+    return [name for name in CONTENDERS if name in present] + [
+        name for name in present if name not in CONTENDERS
+    ]
 
 
 def contender_label(name: str, mode: str = "hard") -> str:
@@ -109,7 +113,9 @@ def _numbers(values: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise PacelineError(f"results: {name} is {values!r}, expected a list of numbers (null where absent)") from error
+        raise PacelineError(
+            f"results: {name} is {values!r}, expected a list of numbers (null where absent)"
+        ) from error
 
 
 def _per_budget(section: Mapping[str, Any], values: np.ndarray, name: str) -> np.ndarray:
@@ -144,7 +150,11 @@ def points(value: float | None) -> str:
 
 def points_interval(pair: tuple[float, float] | np.ndarray | None) -> str:
     """An interval of differences in percentage points, in brackets."""
-    return "" if pair is None or _missing(pair[0]) or _missing(pair[1]) else f"[{points(pair[0])}, {points(pair[1])}]"
+    return (
+        ""
+        if pair is None or _missing(pair[0]) or _missing(pair[1])
+        else f"[{points(pair[0])}, {points(pair[1])}]"
+    )
 
 
 def share(value: float | None) -> str:
@@ -154,7 +164,11 @@ def share(value: float | None) -> str:
 
 def share_interval(pair: tuple[float, float] | np.ndarray | None) -> str:
     """An interval of closed gaps, in brackets."""
-    return "" if pair is None or _missing(pair[0]) or _missing(pair[1]) else f"[{share(pair[0])}, {share(pair[1])}]"
+    return (
+        ""
+        if pair is None or _missing(pair[0]) or _missing(pair[1])
+        else f"[{share(pair[0])}, {share(pair[1])}]"
+    )
 
 
 def milliseconds(value: float | None, unit: bool = True) -> str:
@@ -173,7 +187,9 @@ def budget_text(value: Any) -> str:
     """One budget, or the range of several."""
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value):
         low, high = min(value), max(value)
-        return milliseconds(low) if low == high else f"{milliseconds(low, unit=False)} to {milliseconds(high)}"
+        return (
+            milliseconds(low) if low == high else f"{milliseconds(low, unit=False)} to {milliseconds(high)}"
+        )
     return milliseconds(single_number(value))
 
 

@@ -1,10 +1,13 @@
 """Results as terminal tables: rich renderables, which the command line prints."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +32,11 @@ from paceline.report.reading import (
     single_number,
 )
 
+WIDE_ENOUGH = 112
+"""Columns of a terminal from which on an interval stays on one line."""
+NARROW_CELL = 7
+"""Columns of a budget on narrower ones: room for one end of an interval."""
+
 DIFFERENCES: Mapping[str, str] = {
     "gain": "Gain over best static",
     "gain_over_lookup": "Gain over lookup",
@@ -36,25 +44,45 @@ DIFFERENCES: Mapping[str, str] = {
 }
 
 
-def result_tables(results: Results, live: Mapping[str, Mapping[str, Any]] | None = None) -> list[Table]:
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A table that breaks its cells where the terminal is narrow, so that no number is cut."""
+
+    build: Callable[[bool], Table]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.build(options.max_width < WIDE_ENOUGH)
+
+
+def result_tables(
+    results: Results, live: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[RenderableType]:
     """Every table there is something for: both kinds of budget, kinds of questions, live requests."""
-    tables = [budget_table(results, mode) for mode in MODES if section_of(results, mode) is not None]
-    tables += [kinds_table(results, mode) for mode in MODES if _kinds_measured(results, mode)]
+    tables: list[RenderableType] = [
+        Fitted(partial(budget_table, results, mode))
+        for mode in MODES
+        if section_of(results, mode) is not None
+    ]
+    tables += [
+        Fitted(partial(kinds_table, results, mode)) for mode in MODES if _kinds_measured(results, mode)
+    ]
     if live:
         tables.append(live_table(live))
     return tables
 
 
-def budget_table(results: Results, mode: str) -> Table:
+def budget_table(results: Results, mode: str, narrow: bool = False) -> Table:
     """Accuracy of every contender per budget, then gains with 95 % intervals, closed gap, latency and late answers."""
     section = section_of(results, mode)
-    table = _empty(f"{MODES[mode]}: accuracy in %, gains in points", "contender")
+    table = _empty(f"{MODES[mode]} in ms: accuracy in %, gains in points", "contender")
     if section is None:
         table.caption = "not measured"
         return table
     budgets = budgets_of(section)
     for budget in budgets:
-        table.add_column(milliseconds(budget), justify="right")
+        table.add_column(
+            milliseconds(budget, unit=False), justify="right", max_width=NARROW_CELL if narrow else None
+        )
     for name in contenders_in(section, "accuracy"):
         values = series_of(section, "accuracy", name)
         cells = [DASH if values is None else _hundredths(value) for value in _or_nan(values, budgets)]
@@ -66,7 +94,10 @@ def budget_table(results: Results, mode: str) -> Table:
             table.add_row(label, *_with_intervals(values, ends, points, points_interval))
     gaps = series_of(section, "closed_gap")
     if gaps is not None:
-        table.add_row("Closed gap", *_with_intervals(gaps, intervals_of(section, "closed_gap_ci"), share, share_interval))
+        table.add_row(
+            "Closed gap",
+            *_with_intervals(gaps, intervals_of(section, "closed_gap_ci"), share, share_interval),
+        )
     table.add_section()
     for label, metric in (("Mean latency, ms", "mean_latency_ms"), ("95th percentile, ms", "p95_latency_ms")):
         times = _or_nan(series_of(section, metric, "paceline"), budgets)
@@ -81,17 +112,21 @@ def budget_table(results: Results, mode: str) -> Table:
     return table
 
 
-def kinds_table(results: Results, mode: str) -> Table:
+def kinds_table(results: Results, mode: str, narrow: bool = False) -> Table:
     """Accuracy of Paceline less that of best static by kind of question and budget, in points."""
-    table = _empty(f"{MODES[mode]}: accuracy of Paceline in %, in brackets the gain over best static", "kind")
+    table = _empty(
+        f"{MODES[mode]} in ms: accuracy of Paceline in %, in brackets the gain over best static", "kind"
+    )
     section = section_of(results, mode)
     if section is None or not _kinds_measured(results, mode):
         table.caption = "not measured"
         return table
-    table.add_column("questions", justify="right")
+    table.add_column("count", justify="right")
     budgets = budgets_of(section)
     for budget in budgets:
-        table.add_column(milliseconds(budget), justify="right")
+        table.add_column(
+            milliseconds(budget, unit=False), justify="right", max_width=NARROW_CELL if narrow else None
+        )
     for kind, facts in results["kinds"].items():
         accuracy = facts["accuracy"][mode]
         ours = np.asarray(accuracy["paceline"], dtype=float)
@@ -139,14 +174,18 @@ def static_table(results: Results, limit: int = 12) -> Table:
 
 
 def _empty(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", caption_justify="left", box=SIMPLE_HEAD
+    )
     table.add_column(first)
     return table
 
 
 def _kinds_measured(results: Results, mode: str) -> bool:
     kinds = results.get("kinds") or {}
-    return bool(kinds) and all("paceline" in ((facts.get("accuracy") or {}).get(mode) or {}) for facts in kinds.values())
+    return bool(kinds) and all(
+        "paceline" in ((facts.get("accuracy") or {}).get(mode) or {}) for facts in kinds.values()
+    )
 
 
 def _or_nan(values: np.ndarray | None, budgets: np.ndarray) -> np.ndarray:
