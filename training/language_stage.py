@@ -28,12 +28,6 @@ WEIGHTS = {
     "read": 0.7, "color": 1.0, "largest": 0.4, "count": 0.6, "larger": 0.8, "plus": 1.0, "plus3": 1.4, "times": 1.2,
     "fact": 1.6, "code": 1.8, "pair": 1.3, "hop": 1.2,
 }  # fmt: skip
-LATE_WEIGHTS = {
-    "read": 0.6, "color": 4.0, "largest": 2.0, "count": 0.8, "larger": 0.6, "plus": 0.8, "plus3": 1.4, "times": 0.8,
-    "fact": 1.8, "code": 2.2, "pair": 0.8, "hop": 1.6,
-}  # fmt: skip
-CURRICULUM = ((0.12, PRIMITIVES), (0.30, WEIGHTS), (1.0, LATE_WEIGHTS))
-"""Kinds and their weights until a share of the steps: simple look-ups first, then all, then more of the slow ones."""
 FEWER_EXPERTS = (4, 8, 16)
 
 
@@ -56,6 +50,7 @@ def initialise(decoder: Decoder, tokenizer: MolmoTokenizer, seed: int) -> None:
             qkv[width : 2 * width] = qkv[:width]  # type: ignore[index]
             torch.nn.init.normal_(block.attention.out.weight, std=0.5 * width**-0.5)  # type: ignore[union-attr,arg-type]
             torch.nn.init.normal_(block.moe.down, std=1.0)  # type: ignore[union-attr,arg-type]
+
 
 
 def optimisers_of(decoder: Decoder) -> list[torch.optim.Optimizer]:
@@ -94,13 +89,7 @@ def accuracy_by_kind(
     """Accuracy per kind on described validation scenes."""
     rng = np.random.default_rng(99)
     batch = packed_batch(
-        rng,
-        tokenizer,
-        split="validation",
-        scenes_count=count,
-        questions_count=24,
-        weights=dict.fromkeys(KINDS, 1.0),
-        max_crops=12,
+        rng, tokenizer, split="validation", scenes_count=count, questions_count=24, weights=dict.fromkeys(KINDS, 1.0), max_crops=12
     )
     with knob_state.knobs(state):
         logits, targets = answer_logits(decoder, batch, book)
@@ -112,10 +101,7 @@ def accuracy_by_kind(
 
 def save_checkpoint(path: Path, state: dict[str, object], optimisers: list[torch.optim.Optimizer]) -> None:
     """Write a checkpoint beside the old one, then replace it."""
-    torch.save(
-        {**state, "optimisers": [optimiser.state_dict() for optimiser in optimisers]},
-        path.with_suffix(".new"),
-    )
+    torch.save({**state, "optimisers": [optimiser.state_dict() for optimiser in optimisers]}, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
 
 
@@ -156,7 +142,7 @@ def main() -> None:
         crops = 12 if rng.random() < 0.7 else int(rng.choice((2, 4, 6, 8, 10)))
         batch = packed_batch(
             rng, tokenizer, split="train", scenes_count=options.scenes, questions_count=options.questions,
-            weights=next(weights for until, weights in CURRICULUM if share < until), max_crops=crops,
+            weights=PRIMITIVES if share < 0.12 else WEIGHTS, max_crops=crops,
         )  # fmt: skip
         knobs = sampled_knobs(rng, share)
         with knob_state.knobs(knobs):
@@ -171,9 +157,7 @@ def main() -> None:
         if knobs == KnobState():
             right = (logits.argmax(-1) == targets).float()
             kinds = batch.kinds[batch.targets >= 0]
-            facts = {
-                name: right[kinds == i].mean().item() for i, name in enumerate(KINDS) if (kinds == i).any()
-            }
+            facts = {name: right[kinds == i].mean().item() for i, name in enumerate(KINDS) if (kinds == i).any()}
             facts["loss"] = loss.item()
             running = {**running, **{k: 0.96 * running.get(k, v) + 0.04 * v for k, v in facts.items()}}
         if (step + 1) % 50 == 0:
