@@ -110,7 +110,7 @@ def tables(draw: st.DrawFn) -> OutcomeTable:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(table=tables())
 def test_any_table_survives_the_round_trip(table: OutcomeTable, tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("outcomes")
