@@ -19,6 +19,7 @@ from paceline.report.history import training_panels
 from paceline.report.html import write_report
 from paceline.report.limits import warnings_from
 from paceline.report.markup import Html, tag
+from paceline.report.reading import points, share
 from paceline.report.theme import DARK, LIGHT
 from synthetic_results import (
     make_examples,
@@ -180,11 +181,32 @@ def test_headline_numbers_are_those_of_the_results(results: dict[str, Any], tmp_
         "Closed gap, hard budgets 0.44",
         "Closed gap, average budgets not measured",
         "44 % of its latency",
-        "Overhead of deciding 1.23 %",
+        "Overhead of the decision 1.23 % of full's latency; features not counted",
         "141 ms",
         "−3.1",
     ):
         assert expected in text
+
+
+def test_overhead_measured_live_goes_first(results: dict[str, Any], tmp_path: Any) -> None:
+    changed = small(results) | {"overhead": {"share": 0.001}, "overhead_share": 0.0123}
+    text = Page(
+        write_report(changed, tmp_path / "r.html", live={"average": make_live()["average"]}).read_text()
+    ).text
+    assert "Overhead 1.23 % of the full configuration's latency, live" in text
+    assert "No measured times of single requests" not in text
+    assert "Measured times of single requests" in text
+
+
+def test_live_rows_show_best_static_where_it_was_measured(tmp_path: Any) -> None:
+    hard = {"requests": 1200, "accuracy": 0.75, "best_static_accuracy": 0.5, "violation_rate": 0.015}
+    hard |= {"best_static_violation_rate": 0.04, "mean_latency_ms": 31.0, "budget_ms": [10.0, 60.0]}
+    average = {"requests": 20, "violation_rate": 0.45, "budget_ms": 25.0, "mean_latency_ms": 24.0}
+    text = Page(
+        write_report({}, tmp_path / "r.html", live={"hard": hard, "average": average}).read_text()
+    ).text
+    assert "1,200 75.0 % 50.0 % +25.0 1.5 % static 4.0 % 31.0 ms 10.0 to 60.0 ms" in text
+    assert "Average budgets 20 – – – no limit 24.0 ms 25.0 ms" in text
 
 
 def test_a_share_that_is_null_was_not_reached(results: dict[str, Any], tmp_path: Any) -> None:
@@ -366,6 +388,10 @@ def test_limits_name_where_paceline_does_not_win() -> None:
     assert warnings_from({"hard": section, "provenance": {"violation_rate": 0.1}})[-1].startswith(
         "Hard budgets: no single"
     )
+    everywhere = {"budgets_ms": [10, 20], "gain_ci": [[-0.01, 0.03], [-0.02, 0.01]]}
+    assert warnings_from({"hard": everywhere}) == [
+        "Hard budgets: no difference to best static beyond noise at every budget."
+    ]
     assert warnings_from({"average": {"budgets_ms": [10], "gain_ci": [[0.01, 0.02]]}}) == []
 
 
@@ -411,6 +437,11 @@ def test_markup_escapes_what_is_not_markup() -> None:
         == '<p title="&quot;">&lt;b&gt;<i>x</i>1&amp;</p>'
     )
     assert tag("img", src="a", class_="b", hidden=True, alt=None) == '<img src="a" class="b" hidden>'
+
+
+def test_a_difference_of_nothing_has_no_minus() -> None:
+    assert points(-0.0004) == "+0.0"
+    assert share(-0.001) == "0.00"
 
 
 def test_facts_are_flattened() -> None:

@@ -40,9 +40,8 @@ def knobs(results: Results) -> Html:
     )
     parts: list[Child] = []
     if names:
-        parts.append(
-            page.legend([(MODES[mode], look[0], look[1]) for mode, look in behaviour_plots.MODE_LOOK.items()])
-        )
+        looks = {mode: look for mode, look in behaviour_plots.MODE_LOOK.items() if section_of(results, mode)}
+        parts.append(page.legend([(MODES[mode], colour, dash) for mode, (colour, dash, _) in looks.items()]))
         drawings = []
         for index, name in enumerate(names):
             svg = inline_svg(
@@ -134,8 +133,10 @@ def _configurations(results: Results, section: Mapping[str, Any], title: str) ->
     return tag("details", tag("summary", f"{title}: configurations chosen most"), grid)
 
 
-def latencies(results: Results, samples: Mapping[str, Mapping[str, Sequence[Any]]] | None) -> Html:
-    """Ranges of latency per budget, and the distributions where measurements are given."""
+def latencies(
+    results: Results, samples: Mapping[str, Mapping[str, Sequence[Any]]] | None, shown_live: bool = False
+) -> Html:
+    """Ranges of latency per budget, and the distributions where measurements are given or, if so, shown live."""
     ranges: list[Child] = []
     for mode, title in MODES.items():
         section = section_of(results, mode)
@@ -156,12 +157,15 @@ def latencies(results: Results, samples: Mapping[str, Mapping[str, Sequence[Any]
     for mode in samples or {}:
         if mode not in MODES:
             raise PacelineError(f"latency_samples: got {mode!r}, expected some of {', '.join(MODES)}")
-    if not samples:
+    if not samples and shown_live:
         parts.append(
-            page.not_measured(
-                "No single latencies were handed to this report.", "Timed questions give curves."
-            )
+            tag("p", tag("a", "Measured times of single requests", href="#live"), " stand further down.")
         )
+    elif not samples:
+        notice = page.not_measured(
+            "No times of single requests were handed to this report.", "Run: paceline demo"
+        )
+        parts.append(notice)
     for mode, by_contender in (samples or {}).items():
         section = section_of(results, mode)
         if section is None:

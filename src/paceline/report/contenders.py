@@ -73,7 +73,7 @@ def headline(results: Results) -> Html:
     cards.append(_overhead_card(results))
     return page.section(
         "headline", "In short", tag("div", cards, class_="cards"),
-        note="Accuracy at equal budget on questions that nothing was fitted on, with paired 95 % bootstrap intervals.",
+        note="Accuracy at equal budget on questions nothing was fitted on; in brackets paired 95\u00a0% intervals.",
     )  # fmt: skip
 
 
@@ -90,11 +90,17 @@ def _full_accuracy_card(results: Results) -> Html:
 
 
 def _overhead_card(results: Results) -> Html:
-    overhead = results.get("overhead") or {}
-    value = single_number(overhead.get("share", results.get("overhead_share")))
-    if np.isnan(value):
-        return page.card("Overhead of deciding", None)
-    return page.card("Overhead of deciding", percent(value, 2), "of the full configuration's latency")
+    live, decision = (
+        single_number(value)
+        for value in (results.get("overhead_share"), (results.get("overhead") or {}).get("share"))
+    )
+    if not np.isnan(live):
+        return page.card("Overhead", percent(live, 2), "of the full configuration's latency, live")
+    if not np.isnan(decision):
+        return page.card(
+            "Overhead of the decision", percent(decision, 2), "of full's latency; features not counted"
+        )
+    return page.card("Overhead", None)
 
 
 def frontiers(results: Results) -> Html:
@@ -113,13 +119,13 @@ def frontiers(results: Results) -> Html:
             f"Accuracy against time under {title.lower()}: configurations, best static, Paceline and oracle"
         )
         svg = inline_svg(drawing, f"frontier-{mode}", what, hints)
-        band = " Band: 95 % interval of the gain over best static." if section.get("gain_ci") else ""
+        band = " Band: 95\u00a0% interval of the gain over best static." if section.get("gain_ci") else ""
         curves.append(page.figure(svg, FRONTIER_CAPTIONS[mode] + band, title))
         if section.get("gain") is not None:
             svg = inline_svg(
                 plots.gains(results, mode, MARKERS), f"gains-{mode}", f"Gains under {title.lower()}"
             )
-            caption = "Bars are paired 95 % intervals; above zero Paceline is ahead."
+            caption = "Bars are paired 95\u00a0% intervals; above zero Paceline is ahead."
             differences.append(page.figure(svg, caption, f"Gain of Paceline, {title.lower()}"))
     return page.section(
         "frontier", "Accuracy against time", tag("div", curves, class_="pair"),

@@ -1,4 +1,4 @@
-"""Sections that let a reader judge: live requests, examples, where the numbers come from."""
+"""Sections that let a reader judge: examples and where the numbers come from."""
 
 import base64
 import io
@@ -7,102 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from paceline.errors import ImageError, PacelineError
-from paceline.report import behaviour_plots, page
-from paceline.report.figures import inline_svg
+from paceline.errors import ImageError
+from paceline.report import page
 from paceline.report.markup import Child, Html, tag
 from paceline.report.reading import (
     DASH,
-    MODES,
     Results,
-    budget_text,
     configuration_text,
     milliseconds,
-    percent,
-    points,
     single_number,
 )
-from paceline.report.theme import MARKERS
 
 PICTURE_PIXELS = 640
 """Longest side of an example's picture in the page."""
 PICTURE_BYTES = 150_000
 """A picture heavier than this as PNG is stored as JPEG."""
-
-
-def live(measured: Mapping[str, Mapping[str, Any]] | None) -> Html:
-    """Requests answered live: accuracy beside best static, late answers, mean latency beside the budget."""
-    title = "Live requests"
-    present = {mode: measured[mode] for mode in MODES if measured and measured.get(mode)}
-    if not present:
-        notice = page.not_measured("No live requests were answered for this report.", "Run: paceline demo")
-        return page.section("live", title, notice)
-    rows, plots = [], []
-    for mode, numbers in present.items():
-        accuracy, static = (single_number(numbers.get(key)) for key in ("accuracy", "best_static_accuracy"))
-        late = single_number(numbers.get("violation_rate"))
-        rows.append(
-            page.row(
-                MODES[mode],
-                [
-                    _count(numbers.get("requests")), percent(accuracy), percent(static), points(accuracy - static),
-                    percent(late), milliseconds(single_number(numbers.get("mean_latency_ms"))),
-                    budget_text(numbers.get("budget_ms")),
-                ],
-            )
-        )  # fmt: skip
-        plots += _live_plot(mode, numbers)
-    header = [
-        "Budget",
-        "Requests",
-        "Accuracy",
-        "Best static",
-        "Difference, points",
-        "Late",
-        "Mean latency",
-        "Budgets",
-    ]
-    missing = [
-        page.not_measured(f"There were no live requests under {MODES[mode].lower()}.", "Run: paceline demo")
-        for mode in MODES
-        if mode not in present
-    ]
-    return page.section(
-        "live", title, page.table(None, header, rows), missing, tag("div", plots, class_="pair") if plots else None,
-        note="Fresh questions, answered one after the other on this machine; times are measured, not estimated.",
-    )  # fmt: skip
-
-
-def _live_plot(mode: str, numbers: Mapping[str, Any]) -> list[Html]:
-    if numbers.get("request_latency_ms") is None:
-        return []
-    latencies = np.asarray(numbers["request_latency_ms"], dtype=float)
-    if mode == "average":
-        drawing = behaviour_plots.live_running_mean(
-            latencies, single_number(numbers.get("budget_ms")), MARKERS
-        )
-        svg = inline_svg(
-            drawing, "live-average", "Mean latency of the live requests so far, beside the average budget"
-        )
-        return [
-            page.figure(svg, "The price of time is steered so that the mean meets the budget.", MODES[mode])
-        ]
-    budgets = np.asarray(numbers.get("request_budget_ms"), dtype=float)
-    if budgets.shape != latencies.shape:
-        raise PacelineError(
-            f"live: hard.request_budget_ms has shape {budgets.shape}, request_latency_ms {latencies.shape}; "
-            "expected one budget per latency"
-        )
-    svg = inline_svg(
-        behaviour_plots.live_requests(budgets, latencies, MARKERS), "live-hard",
-        "Latency of each live request against its budget",
-    )  # fmt: skip
-    return [page.figure(svg, "Every request under its own budget; above the line is late.", MODES[mode])]
-
-
-def _count(value: Any) -> str:
-    number = single_number(value)
-    return DASH if np.isnan(number) else f"{number:,.0f}"
 
 
 def examples(given: Sequence[Mapping[str, Any]] | None) -> Html:

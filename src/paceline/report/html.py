@@ -8,11 +8,14 @@ from typing import Any
 
 from paceline.errors import PacelineError
 from paceline.report import behaviour, contenders, evidence, kinds, limits, page
+from paceline.report import live as live_section
 from paceline.report.markup import Child, Html, tag
 from paceline.report.reading import MODES, Results, section_of
 from paceline.report.theme import import_matplotlib
 
 TITLE = "Paceline report"
+NAMING_KEYS = ("name", "processor", "cpu", "device")
+"""Which fact of a nested group stands for it under the title; the first one present."""
 
 
 def write_report(
@@ -46,8 +49,8 @@ def write_report(
         "contenders": ("Contenders", contenders.all_contenders(results)),
         "kinds": ("Kinds", kinds.by_kind(results)),
         "knobs": ("Knobs", behaviour.knobs(results)),
-        "latency": ("Latency", behaviour.latencies(results, latency_samples)),
-        "live": ("Live", evidence.live(live)),
+        "latency": ("Latency", behaviour.latencies(results, latency_samples, shown_live=_has_requests(live))),
+        "live": ("Live", live_section.live(live)),
         "examples": ("Examples", evidence.examples(examples)),
         "training": ("Training", behaviour.training(training_history)),
         "limits": ("Limits", limits.caveats(results)),
@@ -57,13 +60,17 @@ def write_report(
     return _write(Path(path), page.document(TITLE, _introduction(results), sections, footer))
 
 
+def _has_requests(live: Mapping[str, Mapping[str, Any]] | None) -> bool:
+    return any((live or {}).get(mode, {}).get("request_latency_ms") for mode in MODES)
+
+
 def _introduction(results: Results) -> Child:
     provenance = results.get("provenance") or {}
     facts = []
     for key in ("model", "task", "hardware", "date", "created"):
         value = provenance.get(key)
         if isinstance(value, Mapping):
-            value = value.get("name") or value.get("device") or value.get("cpu") or value.get("machine")
+            value = next((value[name] for name in NAMING_KEYS if value.get(name)), None)
         if value:
             facts.append(str(value))
     static = len(results.get("static") or ())

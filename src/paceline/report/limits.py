@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from paceline.report import page
 from paceline.report.markup import Child, Html, tag
 from paceline.report.reading import (
@@ -37,20 +39,21 @@ def warnings_from(results: Results) -> list[str]:
             ends = intervals_of(section, f"{metric}_ci")
             if ends is None:
                 continue
-            worse = [
-                milliseconds(budget) for budget, (_, high) in zip(budgets, ends, strict=True) if high < 0
-            ]
-            open_ = [
-                milliseconds(budget)
-                for budget, (low, high) in zip(budgets, ends, strict=True)
-                if low <= 0 <= high
-            ]
-            if worse:
-                found.append(f"{title}: below {rival} beyond noise at {', '.join(worse)}.")
-            if open_:
-                found.append(f"{title}: no difference to {rival} beyond noise at {', '.join(open_)}.")
+            open_ = (ends[:, 0] <= 0) & (ends[:, 1] >= 0)
+            for held, verdict in (
+                (ends[:, 1] < 0, "below {} beyond noise"),
+                (open_, "no difference to {} beyond noise"),
+            ):
+                if held.any():
+                    found.append(f"{title}: {verdict.format(rival)} at {_at(budgets, held)}.")
     section = section_of(results, "hard")
     return found if section is None else found + _hard_warnings(section, results.get("provenance") or {})
+
+
+def _at(budgets: np.ndarray, chosen: np.ndarray) -> str:
+    if chosen.all():
+        return "every budget"
+    return ", ".join(milliseconds(budget, unit=False) for budget in budgets[chosen]) + " ms"
 
 
 def _hard_warnings(section: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
@@ -58,7 +61,7 @@ def _hard_warnings(section: Mapping[str, Any], facts: Mapping[str, Any]) -> list
     budgets = [milliseconds(budget) for budget in budgets_of(section)]
     fits = section.get("static_feasible")
     if fits is not None and not all(fits):
-        unfit = ", ".join(budget for budget, fit in zip(budgets, fits, strict=True) if not fit)
+        unfit = _at(budgets_of(section), ~np.asarray(fits, dtype=bool))
         found.append(
             f"Hard budgets: no single configuration fits {unfit}; best static is then the cheapest one."
         )

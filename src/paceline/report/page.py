@@ -57,7 +57,9 @@ td.text,th.text{text-align:left;white-space:normal;min-width:14rem}
 .absent-notice,.warnings{border:1px solid var(--warning);background:var(--warning-surface);border-radius:12px;
  padding:.8rem 1.1rem;margin-top:1rem}
 .absent-notice strong,.warnings strong{color:var(--warning)}
-.warnings ul,.caveats{margin:.3rem 0;padding-left:1.2rem}.caveats li,.warnings li{margin:.4rem 0;max-width:82ch}
+.pair>.absent-notice{align-self:start;margin-top:0}
+.caveats{margin:1rem 0}.warnings ul{margin:.3rem 0}
+.warnings ul,.caveats{padding-left:1.2rem}.caveats li,.warnings li{margin:.4rem 0;max-width:82ch}
 .example{overflow:hidden;display:grid;grid-template-columns:minmax(0,19rem) minmax(0,1fr)}
 .example img{display:block;width:100%;height:100%;max-height:24rem;object-fit:contain;background:var(--page)}
 .example .body{padding:1rem 1.2rem 1.1rem}
@@ -73,6 +75,8 @@ code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono
 footer{color:var(--muted);font-size:.88rem;border-top:1px solid var(--line);padding:1.2rem 0 2.5rem;margin-top:3rem}
 @media (max-width:40rem){.example{grid-template-columns:1fr}.example img{max-height:15rem}
  h1{font-size:1.6rem}header{padding-top:1.6rem}section{margin:2rem 0}
+ .cards{grid-template-columns:1fr 1fr;gap:.7rem}.card{padding:.8rem .9rem}.card .value{font-size:1.5rem}
+ .card .value small{display:block;font-size:.85rem}
  figure,.panel{padding:.8rem .7rem}th,td{padding:.4rem .55rem}}
 @media print{nav{display:none}section,figure,.example{break-inside:avoid}}
 """

@@ -145,7 +145,7 @@ def points(value: float | None) -> str:
     >>> points(0.0512), points(-0.004)
     ('+5.1', '−0.4')
     """
-    return DASH if _missing(value) else f"{100 * value:+.1f}".replace("-", MINUS)  # pyright: ignore
+    return DASH if _missing(value) else f"{100 * value:+z.1f}".replace("-", MINUS)  # pyright: ignore
 
 
 def points_interval(pair: tuple[float, float] | np.ndarray | None) -> str:
@@ -159,7 +159,7 @@ def points_interval(pair: tuple[float, float] | np.ndarray | None) -> str:
 
 def share(value: float | None) -> str:
     """A closed gap with two decimals."""
-    return DASH if _missing(value) else f"{value:.2f}".replace("-", MINUS)
+    return DASH if _missing(value) else f"{value:z.2f}".replace("-", MINUS)
 
 
 def share_interval(pair: tuple[float, float] | np.ndarray | None) -> str:

@@ -138,11 +138,11 @@ def kinds_table(results: Results, mode: str, narrow: bool = False) -> Table:
 
 def live_table(live: Mapping[str, Mapping[str, Any]]) -> Table:
     """Live requests: accuracy beside best static, late answers, mean latency beside the budget."""
-    table = _empty("Live requests, measured", "budget")
-    for name in ("requests", "accuracy", "best static", "gain", "late", "mean latency", "budgets"):
+    table = _empty("Live requests: measured, times in ms", "budget")
+    for name in ("count", "accuracy", "best static", "gain", "late", "mean", "allowed"):
         table.add_column(name, justify="right")
-    for mode, title in MODES.items():
-        numbers = live.get(mode)
+    for mode in MODES:
+        numbers, title = live.get(mode), mode.capitalize()
         if not numbers:
             table.add_row(title, *["not measured"], *[DASH] * 6)
             continue
@@ -152,7 +152,8 @@ def live_table(live: Mapping[str, Mapping[str, Any]]) -> Table:
         )
         table.add_row(
             title, str(numbers.get("requests", DASH)), percent(ours), percent(static), points(ours - static),
-            percent(late), milliseconds(mean), budget_text(numbers.get("budget_ms")),
+            percent(late) if mode == "hard" else "no limit", milliseconds(mean, unit=False),
+            budget_text(numbers.get("budget_ms")).removesuffix(" ms"),
         )  # fmt: skip
     return table
 

@@ -27,7 +27,7 @@ _COLOURS: dict[str, tuple[str, str]] = {
     "full": ("#374151", "#c3c9d3"),
     "random": ("#737b8a", "#929bab"),
     "cheapest": ("#95614f", "#cb9c8a"),
-    "dot": ("#8d96a5", "#6c7787"),
+    "dot": ("#7f899a", "#98a5b7"),
     "warning": ("#9a5b00", "#f0b04a"),
     "warning-surface": ("#fff6e5", "#2a2113"),
 }
