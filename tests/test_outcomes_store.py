@@ -198,6 +198,13 @@ def test_duplicates_among_repeats_are_refused(directory: Path):
         read_table(directory)
 
 
+def test_a_file_without_rows_is_refused(directory: Path):
+    path = directory / "outcomes.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(OutcomesError, match=r"outcomes\.parquet: has no rows"):
+        read_table(directory)
+
+
 def test_extra_columns_are_kept_out(directory: Path):
     path = directory / "outcomes.parquet"
     expected = read_table(directory)
