@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paceline.models.molmoe.crops import CropOptions, choose_tiling, grid_shape, token_order
 
 from paceline.errors import ImageError, ModelError
 from paceline.models.molmoe import crops
+from paceline.models.molmoe.crops import CropOptions, choose_tiling, grid_shape, token_order
 from paceline.models.molmoe.options import MOLMOE_1B
 from paceline.models.molmoe.options import TINY as TINY_MODEL
 

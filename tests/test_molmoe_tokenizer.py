@@ -1,11 +1,11 @@
 """Token layout, written out by hand, and the tiny model's word-level tokenizer."""
 
 import pytest
-from paceline.models.molmoe.tokenizer import MolmoTokenizer, word_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from paceline.errors import ModelError, PromptError
+from paceline.models.molmoe.tokenizer import MolmoTokenizer, word_tokenizer
 
 WORDS = ["how", "many", "red", "digits", "?", "3", "three"]
 

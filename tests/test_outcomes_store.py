@@ -110,7 +110,7 @@ def tables(draw: st.DrawFn) -> OutcomeTable:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(table=tables())
 def test_any_table_survives_the_round_trip(table: OutcomeTable, tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("outcomes")
@@ -195,6 +195,13 @@ def test_duplicates_among_repeats_are_refused(directory: Path):
     twice = twice.set_column(twice.column_names.index("repeat"), "repeat", repeat)
     pq.write_table(twice, directory / "outcomes.parquet")
     with pytest.raises(OutcomesError, match=r"1 rows repeat .* \(rows 3\)"):
+        read_table(directory)
+
+
+def test_a_file_without_rows_is_refused(directory: Path):
+    path = directory / "outcomes.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(OutcomesError, match=r"outcomes\.parquet: has no rows"):
         read_table(directory)
 
 

@@ -1,8 +1,12 @@
 """Files that are either complete or absent, whatever happens while they are written."""
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from paceline.errors import OutcomesError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -36,5 +40,25 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold a directory against other processes; the lock ends with this process, however that ends.
+
+    Raises:
+        OutcomesError: another process holds it.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutcomesError(
+                f"{directory}: another process is writing here; wait for it or choose another directory"
+            ) from error
+        yield
     finally:
         os.close(descriptor)

@@ -49,6 +49,8 @@ def read_rows(path: Path, space: KnobSpace, sample_ids: np.ndarray) -> OutcomeRo
                     f"{path.name}: columns {missing} are missing, got {file.schema_arrow.names}; "
                     f"expected at least {list(required)}"
                 )
+            if not file.metadata.num_rows:
+                raise OutcomesError(f"{path.name}: has no rows; expected at least one outcome, profile again")
             rows = _collect(file, path.name, space, required, sample_ids)
     except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from error

@@ -23,6 +23,7 @@ from paceline.outcomes.columns import (
     value_column,
 )
 from paceline.outcomes.files import write_atomically, write_text
+from paceline.outcomes.groups import group_means, group_medians
 from paceline.outcomes.manifest import Manifest, parse_manifest
 from paceline.outcomes.rows import OutcomeRows, damaged, listed, read_rows, refuse_duplicates
 from paceline.outcomes.table import CELL_FIELDS, COUNT_CELLS, SAMPLE_FIELDS, SPLITS, OutcomeTable
@@ -201,28 +202,8 @@ def _cells(rows: OutcomeRows, cell: np.ndarray, shape: tuple[int, int]) -> dict[
             dense = np.full(shape[0] * shape[1], np.nan, np.float32)
             dense[cell] = values
         elif name == "accuracy":
-            dense = _mean(cell, values, shape[0] * shape[1])
+            dense = group_means(cell, values, shape[0] * shape[1])
         else:
-            dense = _median(cell, values, shape[0] * shape[1])
+            dense = group_medians(cell, values, shape[0] * shape[1])
         cells[name] = dense.reshape(shape)
     return cells
-
-
-def _mean(cell: np.ndarray, values: np.ndarray, cells: int) -> np.ndarray:
-    """Mean of the values of each cell, float32 (cells,); NaN for a cell without any."""
-    count = np.bincount(cell, minlength=cells)
-    total = np.bincount(cell, weights=values, minlength=cells)
-    return np.divide(total, count, out=np.full(cells, np.nan), where=count > 0).astype(np.float32)
-
-
-def _median(cell: np.ndarray, values: np.ndarray, cells: int) -> np.ndarray:
-    """Median of the values of each cell that are not NaN, float32 (cells,); NaN for a cell without any."""
-    present = ~np.isnan(values)
-    cell, values = cell[present], values[present]
-    order = np.lexsort((values, cell))
-    cell, values = cell[order], values[order].astype(np.float64)
-    start = np.flatnonzero(np.diff(cell, prepend=-1))
-    count = np.diff(start, append=len(cell))
-    dense = np.full(cells, np.nan, np.float32)
-    dense[cell[start]] = (values[start + (count - 1) // 2] + values[start + count // 2]) / 2
-    return dense

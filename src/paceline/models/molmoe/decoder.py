@@ -45,16 +45,23 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 class KeyValueCache:
     """Keys and values per block, (batch, heads, time, head_dim); blocks that are skipped hold nothing."""
 
-    def __init__(self) -> None:
-        self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity  # positions, the prompt's and all new ones
+        self._blocks: dict[int, tuple[Tensor, Tensor, int]] = {}
 
     def extend(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append along time and return everything so far."""
         if block in self._blocks:
-            old_keys, old_values = self._blocks[block]
-            keys, values = torch.cat((old_keys, keys), dim=2), torch.cat((old_values, values), dim=2)
-        self._blocks[block] = (keys, values)
-        return keys, values
+            all_keys, all_values, length = self._blocks[block]
+        else:
+            batch, heads, _, head_dim = keys.shape
+            all_keys, all_values = keys.new_empty(2, batch, heads, self._capacity, head_dim).unbind(0)
+            length = 0
+        end = length + keys.shape[2]
+        all_keys[:, :, length:end] = keys
+        all_values[:, :, length:end] = values
+        self._blocks[block] = (all_keys, all_values, end)
+        return all_keys[:, :, :end], all_values[:, :, :end]
 
 
 class Attention(nn.Module):
@@ -76,13 +83,16 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "batch 1 time keys"] | None,
         cache: KeyValueCache | None,
         block: int,
-    ) -> Float[Tensor, "batch time width"]:
+        last_only: bool = False,
+    ) -> Float[Tensor, "batch queries width"]:
         batch, time, width = x.shape
         query, key, value = self.qkv(self.norm(x)).split(width, dim=-1)
         shape = (batch, time, self.heads, width // self.heads)
         query = rotate(self.q_norm(query).view(shape).transpose(1, 2), *rotary)
         key = rotate(self.k_norm(key).view(shape).transpose(1, 2), *rotary)
         value = value.view(shape).transpose(1, 2)
+        if last_only:
+            query, mask, time = query[:, :, -1:], None if mask is None else mask[:, :, -1:], 1
         if cache is not None:
             key, value = cache.extend(block, key, value)
         causal = mask is None and time > 1
@@ -115,7 +125,9 @@ class MixtureOfExperts(nn.Module):
         flat = self.norm(x).reshape(-1, x.shape[-1])
         top_k = knob_state.current().top_k or self.top_k
         weights, experts = self.route(flat, top_k)
-        mixed = self._dense(flat, weights, experts) if self.training else self._grouped(flat, weights, experts)
+        mixed = (
+            self._dense(flat, weights, experts) if self.training else self._grouped(flat, weights, experts)
+        )
         return mixed.view_as(x)
 
     def _grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
@@ -133,7 +145,9 @@ class MixtureOfExperts(nn.Module):
         """Every expert on every token, unchosen ones weighted 0: the same sum, faster to train at large top_k."""
         count, hidden, width = self.down.shape
         scale = torch.zeros(x.shape[0], count, dtype=x.dtype, device=x.device).scatter(1, experts, weights)
-        gate, up = functional.linear(x, self.gate_up.view(-1, width)).view(-1, count, 2 * hidden).chunk(2, dim=-1)
+        gate, up = (
+            functional.linear(x, self.gate_up.view(-1, width)).view(-1, count, 2 * hidden).chunk(2, dim=-1)
+        )
         return (functional.silu(gate) * up * scale[..., None]).flatten(1) @ self.down.view(-1, width)
 
 
@@ -146,9 +160,16 @@ class Block(nn.Module):
         self.moe = MixtureOfExperts(options)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache | None, index: int
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        index: int,
+        last_only: bool = False,
     ) -> Tensor:
-        x = x + self.attention(x, rotary, mask, cache, index)
+        mixed = self.attention(x, rotary, mask, cache, index, last_only)
+        x = (x[:, -1:] if last_only else x) + mixed
         return x + self.moe(x)
 
 
@@ -158,12 +179,14 @@ class Decoder(nn.Module):
     def __init__(self, options: MolmoEOptions) -> None:
         super().__init__()
         self.options = options
-        self.embedding = nn.Parameter(torch.empty(options.vocabulary + options.added_vocabulary, options.width))
+        self.embedding = nn.Parameter(
+            torch.empty(options.vocabulary + options.added_vocabulary, options.width)
+        )
         self.blocks = nn.ModuleList(Block(options) for _ in range(options.num_blocks))
         self.norm = RMSNorm(options.width, options.norm_eps)
         self.head = nn.Linear(options.width, options.vocabulary, bias=False)
 
-    def embed(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time width"]:
+    def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
         """Input embeddings of token ids."""
         return functional.embedding(ids, self.embedding)
 
@@ -173,13 +196,17 @@ class Decoder(nn.Module):
         positions: Int[Tensor, "batch time"],
         mask: Bool[Tensor, "batch 1 time keys"] | None = None,
         cache: KeyValueCache | None = None,
-    ) -> Float[Tensor, "batch time width"]:
-        """Final hidden states. `mask` is True where attention is allowed; None means causal from position 0."""
+        last_only: bool = False,
+    ) -> Float[Tensor, "batch queries width"]:
+        """Final hidden states, or only the last position's: then the last block answers for that one alone.
+
+        `mask` is True where attention is allowed; None means causal from position 0.
+        """
         rotary = rotary_table(positions, self.options.width // self.options.num_heads, self.options.rope_base)
-        active = knob_state.current().active_blocks
+        active = knob_state.current().active_blocks or tuple(range(len(self.blocks)))
         x = embeddings
-        for index in range(len(self.blocks)) if active is None else active:
-            x = self.blocks[index](x, rotary, mask, cache, index)
+        for index in active:
+            x = self.blocks[index](x, rotary, mask, cache, index, last_only and index == active[-1])
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

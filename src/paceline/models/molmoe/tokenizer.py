@@ -26,6 +26,7 @@ class MolmoTokenizer:
         self.tokenizer = tokenizer
         self.limit = limit
         self.end_of_text = self._special(END_OF_TEXT)
+        self.start = self.end_of_text  # every request begins with it, as in the public code
         self.image_start, self.image_end, self.image_patch, self.image_column, image = (
             self._special(token) for token in IMAGE_TOKENS
         )
@@ -81,7 +82,7 @@ class MolmoTokenizer:
         `question` is a question or what `prompt_tokens` made of it.
         """
         text = self.prompt_tokens(question) if isinstance(question, str) else question
-        return [self.end_of_text, *self.image_tokens(overview_side, grid), *text]
+        return [self.start, *self.image_tokens(overview_side, grid), *text]
 
     @staticmethod
     def layout_length(overview_side: int, grid: tuple[int, int], prompt_tokens: int) -> int:

@@ -58,7 +58,9 @@ class VisionTower(nn.Module):
         self.project_up = nn.Linear(options.pool_width, options.projector_hidden, bias=False)
         self.project_down = nn.Linear(options.projector_hidden, options.width, bias=False)
 
-    def features(self, patches: Float[Tensor, "crops patches dim"]) -> Float[Tensor, "crops patches features"]:
+    def features(
+        self, patches: Float[Tensor, "crops patches dim"]
+    ) -> Float[Tensor, "crops patches features"]:
         """Concatenated block outputs, class token dropped; a crop whose patches are all -1 becomes 0."""
         x = self.patch_embedding(patches)
         x = torch.cat((self.class_embedding.expand(x.shape[0], 1, -1), x), dim=1) + self.positions
@@ -82,9 +84,13 @@ class VisionTower(nn.Module):
     ) -> Float[Tensor, "crops tokens width"]:
         """Tokens from `features`; `masks` is the share of valid pixels per patch, or -1 where none is known."""
         features = features + self.pad_embedding[0] * (masks == 0).to(features.dtype)[..., None]
-        features = features + self.pad_embedding[1] * ((masks > 0) & (masks < 1)).to(features.dtype)[..., None]
+        features = (
+            features + self.pad_embedding[1] * ((masks > 0) & (masks < 1)).to(features.dtype)[..., None]
+        )
         crops, half = features.shape[0], self.options.grid // 2
-        windows = features.view(crops, half, 2, half, 2, -1).transpose(2, 3).reshape(crops * half * half, 4, -1)
+        windows = (
+            features.view(crops, half, 2, half, 2, -1).transpose(2, 3).reshape(crops * half * half, 4, -1)
+        )
         query = self.pool_q(windows.mean(dim=1, keepdim=True))
         pooled = attend(query, self.pool_k(windows), self.pool_v(windows), self.options.pool_heads)
         pooled = self.pool_out(pooled).view(crops, half * half, -1)

@@ -1,0 +1,62 @@
+"""Contexts to train and validate under: a hard budget and no price, or no limit and a price of time."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from paceline.learning.dataset import DecisionProblem
+from paceline.learning.price import price_range
+
+GRID_POINTS = 8
+"""Validation contexts of each kind."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextRanges:
+    """Log-uniform ranges that contexts are drawn from."""
+
+    budget_low_ms: float
+    budget_high_ms: float
+    price_low: float  # accuracy per full latency
+    price_high: float
+
+
+def context_ranges(problem: DecisionProblem) -> ContextRanges:
+    """Ranges for a training split: budgets from where the cheapest fits to where all do; prices from its hull."""
+    low, high = price_range(
+        problem.configuration_means(problem.accuracy),
+        problem.configuration_means(problem.mean_ms),
+        problem.full_latency_ms,
+    )
+    upper = problem.configuration_means(problem.upper_ms)
+    return ContextRanges(
+        budget_low_ms=float(upper.min()), budget_high_ms=float(upper.max()), price_low=low, price_high=high
+    )
+
+
+def sample_contexts(
+    shape: tuple[int, ...], ranges: ContextRanges, average_share: float, generator: torch.Generator
+) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """Budgets in ms (inf: no limit) and prices, one per entry of `shape`."""
+    position, chance = torch.rand((2, *shape), generator=generator)
+    average = chance < average_share
+    budget = log_interpolate(position, ranges.budget_low_ms, ranges.budget_high_ms)
+    price = log_interpolate(position, ranges.price_low, ranges.price_high)
+    return torch.where(average, math.inf, budget), torch.where(average, price, 0.0)
+
+
+def validation_contexts(ranges: ContextRanges) -> list[tuple[float, float]]:
+    """A fixed grid of (budget in ms, price): hard budgets first, then prices without a limit."""
+    steps = (np.arange(GRID_POINTS) + 0.5) / GRID_POINTS
+    budgets = log_interpolate(torch.from_numpy(steps), ranges.budget_low_ms, ranges.budget_high_ms)
+    prices = log_interpolate(torch.from_numpy(steps), ranges.price_low, ranges.price_high)
+    return [(budget, 0.0) for budget in budgets.tolist()] + [(math.inf, price) for price in prices.tolist()]
+
+
+def log_interpolate(position: Tensor, low: float, high: float) -> Tensor:
+    """low at 0, high at 1, geometric in between."""
+    return low * (high / low) ** position

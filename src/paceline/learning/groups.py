@@ -1,0 +1,104 @@
+"""Groups to learn from: samples under contexts, with the reward of every tested configuration."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from paceline.budgets import encode_budget
+from paceline.knobs import KnobSpace
+from paceline.learning.contexts import ContextRanges, sample_contexts
+from paceline.learning.dataset import DecisionProblem
+from paceline.learning.options import TrainOptions
+from paceline.policies.network import standardise
+from paceline.policies.spec import PolicySpec
+from paceline.rewards import configuration_complexity, masked_accuracy_reward, reward_v1, reward_v2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Groups:
+    """A batch of groups: every tested configuration of one sample under one context."""
+
+    features: Float[Tensor, "*group feature"]  # standardised
+    codes: Float[Tensor, "*group code"]  # encoded budgets
+    accuracy: Float[Tensor, "*group action"]
+    tested: Bool[Tensor, "*group action"]
+    feasible: Bool[Tensor, "*group action"]  # tested, and within the budget unless masking is off
+    charge: Float[Tensor, "*group action"]  # price of the time taken, in accuracy: subtracted from scores
+    rewards: Float[Tensor, "*group action"]
+
+
+class GroupSource:
+    """One split's arrays as tensors, and the groups made from its rows under given contexts."""
+
+    def __init__(
+        self,
+        problem: DecisionProblem,
+        spec: PolicySpec,
+        space: KnobSpace,
+        options: TrainOptions,
+        scaling: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        self.spec, self.options = spec, options
+        self.features = torch.from_numpy(standardise(problem.features, *scaling))
+        self.accuracy = torch.from_numpy(problem.accuracy)
+        self.tested = torch.from_numpy(problem.tested)
+        self.mean_ms = torch.from_numpy(problem.mean_ms)
+        self.upper_ms = torch.from_numpy(problem.upper_ms)
+        complexity = configuration_complexity(space, np.array(spec.actions, dtype=np.int64))
+        self.complexity = torch.from_numpy(complexity).float()
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def groups(
+        self, rows: Int[Tensor, "*group"], budget_ms: Float[Tensor, "*group"], price: Float[Tensor, "*group"]
+    ) -> Groups:
+        """The groups of samples `rows` under budgets (inf: none) and prices."""
+        budget, price = budget_ms.unsqueeze(-1), price.unsqueeze(-1)
+        accuracy, tested, mean_ms = self.accuracy[rows], self.tested[rows], self.mean_ms[rows]
+        feasible = tested & (self.upper_ms[rows] <= budget) if self.options.mask_infeasible else tested
+        return Groups(
+            features=self.features[rows],
+            codes=self.codes(budget_ms),
+            accuracy=accuracy,
+            tested=tested,
+            feasible=feasible,
+            charge=price * mean_ms / self.spec.full_latency_ms,
+            rewards=self.rewards(accuracy, mean_ms, budget, price),
+        )
+
+    def random_groups(
+        self, rows: Int[Tensor, "*group"], ranges: ContextRanges, generator: torch.Generator
+    ) -> Groups:
+        """The groups of `rows` under contexts drawn from `ranges`."""
+        return self.groups(
+            rows, *sample_contexts(tuple(rows.shape), ranges, self.options.average_share, generator)
+        )
+
+    def codes(self, budget_ms: Float[Tensor, "*group"]) -> Float[Tensor, "*group code"]:
+        """Budgets as the network sees them."""
+        low, high = self.spec.budget_low_ms, self.spec.budget_high_ms
+        codes = encode_budget(
+            budget_ms.numpy(), low_ms=low, high_ms=high, dimensions=self.spec.budget_dimensions
+        )
+        return torch.from_numpy(codes)
+
+    def rewards(self, accuracy: Tensor, mean_ms: Tensor, budget: Tensor, price: Tensor) -> Tensor:
+        """Rewards (..., action) of outcomes under contexts (..., 1).
+
+        The published rewards need a budget: without a limit they take the full configuration's latency, and
+        the price of time is charged on top. v1's weights are for seconds.
+        """
+        options, full_ms = self.options, self.spec.full_latency_ms
+        if options.reward == "masked":
+            reward, _ = masked_accuracy_reward(accuracy, mean_ms, budget, full_ms, price, options.tie_break)
+            return reward
+        limit = torch.where(budget < math.inf, budget, full_ms)
+        charge = price * mean_ms / full_ms
+        if options.reward == "v1":
+            return reward_v1(accuracy, mean_ms / 1000.0, limit / 1000.0, options.reward_params) - charge
+        return reward_v2(accuracy, mean_ms, limit, self.complexity, options.reward_params) - charge

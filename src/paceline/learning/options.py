@@ -1,0 +1,111 @@
+"""What a user can turn about training, validated."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from paceline.errors import TrainError
+from paceline.policies.spec import HEADS
+from paceline.rewards import RewardParams
+
+ALGORITHMS = ("grpo", "supervised", "outcome")
+REWARDS = ("masked", "v1", "v2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOptions:
+    """Options of `train_controller_policy`; the defaults are the recipe that generalised best.
+
+    >>> TrainOptions.from_json(TrainOptions(group_size=8).to_json()).group_size
+    8
+    """
+
+    algorithm: str = (
+        "grpo"  # "grpo", "supervised" (best feasible configuration) or "outcome" (warm start only)
+    )
+    seed: int = 0
+
+    head: str = "joint"  # "joint" or "independent" (one distribution per knob)
+    members: int = 3  # networks trained side by side; their mean score decides
+    hidden: int = 128
+    dropout: float = 0.1
+    temperature: float = 0.05  # accuracy units: logits are predicted accuracy / temperature
+
+    warm_epochs: int = 40  # outcome prediction before GRPO
+    epochs: int = 40  # of GRPO
+    inner_epochs: int = 2  # updates per batch of groups
+    batch_size: int = 128  # groups per member and step
+    learning_rate: float = 2e-3  # of the warm start and of supervised learning; cosine to zero
+    policy_learning_rate: float = 5e-4  # of GRPO; cosine to zero
+    weight_decay: float = 0.02
+    gradient_clip: float = 1.0  # per member
+    patience: int = 15  # epochs without a better validation reward before stopping
+
+    group_size: int | None = (
+        None  # None: all tested configurations, weighted by the policy (exact expectation)
+    )
+    clip_eps: float = 0.2  # ratios of probabilities count within 1 +- this
+    kl_weight: float = 0.05  # accuracy units per nat from the warm start
+    entropy_weight: float = 0.01  # accuracy units per nat
+    divide_by_std: bool = False  # advantages in standard deviations of their group
+
+    reward: str = (
+        "masked"  # "masked": accuracy - price * time under a feasibility mask; "v1", "v2": as published
+    )
+    reward_params: RewardParams = field(default_factory=RewardParams)  # of v1 and v2
+    mask_infeasible: bool = True  # keep the policy off configurations whose upper latency exceeds the budget
+    tie_break: float = 0.01  # accuracy per full latency, so that equal accuracy goes to the cheaper
+    average_share: float = 0.5  # share of contexts without a limit but with a price of time
+
+    checkpoint_every: int = 5  # epochs
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("algorithm", ALGORITHMS), ("head", HEADS), ("reward", REWARDS)):
+            if getattr(self, name) not in allowed:
+                raise TrainError(f"{name}: got {getattr(self, name)!r}, expected one of {list(allowed)}")
+        whole = ("members", "hidden", "inner_epochs", "batch_size", "patience", "checkpoint_every")
+        for name in whole:
+            _check_whole(name, getattr(self, name), 1)
+        _check_whole("warm_epochs", self.warm_epochs, 0)
+        _check_whole("epochs", self.epochs, 0)
+        if self.warm_epochs + self.epochs == 0:
+            raise TrainError("epochs and warm_epochs: got 0 for both, expected at least one epoch")
+        if self.group_size is not None:
+            _check_whole("group_size", self.group_size, 2)
+        for name in ("temperature", "learning_rate", "policy_learning_rate", "gradient_clip", "clip_eps"):
+            _check_number(name, getattr(self, name), above=0.0)
+        for name in ("weight_decay", "kl_weight", "entropy_weight", "tie_break"):
+            _check_number(name, getattr(self, name))
+        _check_number("dropout", self.dropout, below=1.0)
+        _check_number("average_share", self.average_share, at_most=1.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value from which `from_json` makes equal options."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "TrainOptions":
+        """Options written by `to_json`; unknown keys are errors, missing ones take the default."""
+        unknown = sorted(set(value) - {item.name for item in fields(cls)})
+        if unknown:
+            raise TrainError(f"training options: got unknown {unknown}, expected names of TrainOptions")
+        values = dict(value)
+        if "reward_params" in values:
+            values["reward_params"] = RewardParams(**values["reward_params"])
+        return cls(**values)
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise TrainError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+
+
+def _check_number(
+    name: str, value: float, *, above: float | None = None, below: float = math.inf, at_most: float = math.inf
+) -> None:
+    low = value > above if above is not None else value >= 0
+    if not (math.isfinite(value) and low and value < below and value <= at_most):
+        bound = f"below {below:g}" if below < math.inf else f"at most {at_most:g}"
+        least = f"above {above:g}" if above is not None else "at least 0"
+        raise TrainError(f"{name}: got {value!r}, expected a number {least} and {bound}")

@@ -1,0 +1,117 @@
+"""The price of time at which a stream of choices meets an average budget."""
+
+import itertools
+
+import numpy as np
+
+from paceline.errors import TrainError
+from paceline.policies.decision import choose, priced_logits
+
+STEPS = 60
+"""Bisections; each halves the bracket, so the last differ by less than float32 can tell."""
+
+
+def mean_chosen_latency(
+    scores: np.ndarray,
+    mean_latency_ms: np.ndarray,
+    price: float,
+    *,
+    full_latency_ms: float,
+    temperature: float,
+    feasible: np.ndarray | None = None,
+) -> float:
+    """Mean over samples of the chosen configurations' mean latency at a price, in ms.
+
+    scores, mean_latency_ms, feasible: (samples, actions); samples where nothing is feasible take their cheapest.
+    """
+    allowed = np.isfinite(mean_latency_ms) if feasible is None else feasible & np.isfinite(mean_latency_ms)
+    logits = priced_logits(
+        scores, mean_latency_ms, price, full_latency_ms=full_latency_ms, temperature=temperature
+    )
+    chosen = choose(logits, mean_latency_ms, allowed)
+    cheapest = np.nanmin(mean_latency_ms, axis=1)
+    taken = mean_latency_ms[np.arange(len(chosen)), np.maximum(chosen, 0)]
+    return float(np.where(chosen >= 0, taken, cheapest).mean())
+
+
+def fit_price(
+    scores: np.ndarray,
+    mean_latency_ms: np.ndarray,
+    average_budget_ms: float,
+    *,
+    full_latency_ms: float,
+    temperature: float,
+    feasible: np.ndarray | None = None,
+) -> float:
+    """The lowest price of time at which the mean of the chosen mean latencies is within the average budget.
+
+    The mean falls as the price rises, so bisection finds it. 0 when the budget does not bind. Arrays are
+    (samples, actions), of validation samples. Raises TrainError for a budget below the cheapest possible mean.
+    """
+    if not average_budget_ms > 0:
+        raise TrainError(f"average budget: got {average_budget_ms} ms, expected a positive time")
+    if not len(scores):
+        raise TrainError(
+            "average budget: got no samples to fit the price of time on; profile validation samples"
+        )
+
+    def latency_at(price: float) -> float:
+        return mean_chosen_latency(
+            scores,
+            mean_latency_ms,
+            price,
+            full_latency_ms=full_latency_ms,
+            temperature=temperature,
+            feasible=feasible,
+        )
+
+    if latency_at(0.0) <= average_budget_ms:
+        return 0.0
+    low, high = 0.0, 1.0
+    while latency_at(high) > average_budget_ms:
+        low, high = high, high * 4.0
+        if high > 1e9:
+            raise TrainError(
+                f"average budget: got {average_budget_ms:g} ms, but even the cheapest choices take "
+                f"{latency_at(high):.4g} ms on average; ask for more time"
+            )
+    for _ in range(STEPS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if latency_at(middle) > average_budget_ms else (low, middle)
+    return high
+
+
+def price_range(
+    mean_accuracy: np.ndarray, mean_latency_ms: np.ndarray, full_latency_ms: float
+) -> tuple[float, float]:
+    """Lowest and highest price of time worth training at, from configuration means (actions,) each.
+
+    The slopes of the upper hull of accuracy over latency are the prices at which the best static configuration
+    changes; single requests need less and more than the mean does, hence the margins.
+
+    >>> low, high = price_range(np.array([0.5, 0.8, 0.9]), np.array([10.0, 20.0, 40.0]), 40.0)
+    >>> round(low, 3), round(high, 3)
+    (0.05, 4.8)
+    """
+    order = np.lexsort((-mean_accuracy, mean_latency_ms))
+    hull: list[tuple[float, float]] = []
+    for x, y in zip(mean_latency_ms[order] / full_latency_ms, mean_accuracy[order], strict=True):
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], (x, y)):
+            hull.pop()
+        if not hull or y > hull[-1][1]:
+            if len(hull) == 1 and x <= hull[0][0]:
+                hull.pop()
+            hull.append((float(x), float(y)))
+    slopes = [_slope(first, second) for first, second in itertools.pairwise(hull)]
+    if not slopes:
+        return FLATTEST_PRICE, STEEPEST_PRICE
+    low = min(max(min(slopes) / PRICE_MARGIN, FLATTEST_PRICE), STEEPEST_PRICE / 2)
+    return low, min(max(max(slopes) * PRICE_MARGIN, 2 * low), STEEPEST_PRICE)
+
+
+PRICE_MARGIN = 4.0
+FLATTEST_PRICE, STEEPEST_PRICE = 0.02, 20.0
+
+
+def _slope(first: tuple[float, float], second: tuple[float, float]) -> float:
+    return (second[1] - first[1]) / max(second[0] - first[0], 1e-9)

@@ -1,0 +1,150 @@
+"""Learn a policy from an outcome table: the entry point of this package."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.contexts import ContextRanges, context_ranges
+from paceline.learning.dataset import DecisionProblem, feature_scaling, training_problems
+from paceline.learning.groups import GroupSource
+from paceline.learning.options import TrainOptions
+from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
+from paceline.learning.trainer import Trainer, fingerprint_of
+from paceline.outcomes.table import OutcomeTable
+from paceline.policies.network import PolicyNetwork, export_arrays
+from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.policies.spec import PolicySpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainedPolicy:
+    """What training leaves: enough to decide with numpy alone, and how it went."""
+
+    spec: PolicySpec
+    arrays: dict[str, np.ndarray]  # float32, for `policy.safetensors`
+    history: list[dict[str, Any]]  # one entry per epoch, see `Trainer`
+    facts: dict[str, Any]  # JSON: options, rewards of warm start and result, counts, ranges, warnings
+
+    def numpy_policy(self) -> NumpyPolicy:
+        """The policy that decides."""
+        return NumpyPolicy(self.spec, self.arrays)
+
+
+def train_controller_policy(
+    table: OutcomeTable,
+    latency: LatencyEstimator,
+    options: TrainOptions,
+    *,
+    checkpoint_dir: Path | None = None,
+    tensorboard_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> TrainedPolicy:
+    """Train on the table's train split, stop on its validation split.
+
+    With a `checkpoint_dir` an interrupted run resumes exactly where it was. Uses as many threads as torch is set
+    to; one is fastest at these sizes and the only setting that repeats bit for bit.
+
+    Raises TrainError for a table from which no policy can be learned (no validation samples, one configuration,
+    features that are not finite, no latency estimate) and for a checkpoint of another run.
+    """
+    progress = SilentProgress() if progress is None else progress
+    started = time.perf_counter()
+    train, validation = training_problems(table, latency)
+    ranges = context_ranges(train)
+    warnings = _warnings(train)
+    for warning in warnings:
+        progress.message(warning)
+    spec = _spec(table, train, options)
+    generator = torch.Generator().manual_seed(options.seed)
+    network = PolicyNetwork(spec, table.space, dropout=options.dropout, generator=generator)
+    scaling = feature_scaling(train.features)
+    train_source, validation_source = (
+        GroupSource(problem, spec, table.space, options, scaling) for problem in (train, validation)
+    )
+    trainer = Trainer(network, train_source, validation_source, ranges, options, generator)
+    fingerprint = fingerprint_of(options, {"train": train.digest(), "validation": validation.digest()})
+    writer = ScalarWriter(tensorboard_dir)
+    try:
+        trainer.run(checkpoint_dir, fingerprint, progress, writer)
+    finally:
+        writer.close()
+    return TrainedPolicy(
+        spec=spec,
+        arrays=dict(export_arrays(network, *scaling)),
+        history=trainer.history,
+        facts={
+            "algorithm": options.algorithm,
+            "options": options.to_json(),
+            "samples": {"train": len(train.features), "validation": len(validation.features)},
+            "ranges": _ranges_json(ranges),
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "warnings": warnings,
+            "seconds": time.perf_counter() - started,
+            **_outcome_facts(trainer),
+        },
+    )
+
+
+def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) -> PolicySpec:
+    means = train.configuration_means(train.mean_ms)
+    return PolicySpec(
+        head=options.head,
+        members=options.members,
+        image_width=table.image_width,
+        question_width=table.features.shape[1] - table.image_width,
+        hidden=options.hidden,
+        budget_low_ms=float(means.min()),
+        budget_high_ms=float(means.max()),
+        full_latency_ms=train.full_latency_ms,
+        actions=tuple(int(action) for action in table.actions),
+        temperature=options.temperature,
+    )
+
+
+def _warnings(train: DecisionProblem) -> list[str]:
+    """What makes learning pointless though possible."""
+    observed = train.accuracy[train.tested]
+    if observed.min() == observed.max():
+        return [
+            f"accuracy is {observed.min():g} for every sample and configuration: "
+            "there is nothing to learn but to be cheap"
+        ]
+    high = np.where(train.tested, train.accuracy, -np.inf).max(axis=1)
+    low = np.where(train.tested, train.accuracy, np.inf).min(axis=1)
+    share = float((high > low).mean())
+    if share < 0.05:
+        return [f"accuracy differs between configurations for only {share:.1%} of the train samples"]
+    return []
+
+
+def _ranges_json(ranges: ContextRanges) -> dict[str, float]:
+    return {
+        "budget_low_ms": ranges.budget_low_ms,
+        "budget_high_ms": ranges.budget_high_ms,
+        "price_low": ranges.price_low,
+        "price_high": ranges.price_high,
+    }
+
+
+def _outcome_facts(trainer: Trainer) -> dict[str, Any]:
+    """The result beside the warm start, and how many groups taught nothing."""
+    score = trainer.score()
+    facts: dict[str, Any] = {
+        "validation_reward": score.reward,
+        "validation_hard_reward": score.hard_reward,
+        "validation_average_reward": score.average_reward,
+        "best_epochs": trainer.best_epochs,
+    }
+    if trainer.reference:
+        kept = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+        trainer.network.load_state_dict(trainer.reference)
+        facts["warm_start_validation_reward"] = trainer.score().reward
+        trainer.network.load_state_dict(kept)
+    for name in ("groups", "infeasible_groups", "zero_variance_groups"):
+        facts[name] = int(sum(entry.get(name, 0.0) for entry in trainer.history))
+    return facts

@@ -1,0 +1,259 @@
+"""The training loop: stages of epochs with validation, early stopping and checkpoints."""
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paceline.learning.checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    with_prefix,
+    without_prefix,
+    write_checkpoint,
+)
+from paceline.learning.contexts import ContextRanges, validation_contexts
+from paceline.learning.groups import Groups, GroupSource
+from paceline.learning.objectives import (
+    Metrics,
+    act,
+    grpo_objective,
+    outcome_objective,
+    supervised_objective,
+)
+from paceline.learning.options import TrainOptions
+from paceline.learning.progress import Progress, ScalarWriter
+from paceline.learning.validation import ValidationScore, validate
+from paceline.policies.network import PolicyNetwork
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """Epochs with one objective."""
+
+    name: str  # "warm", "grpo" or "supervised"
+    epochs: int
+    learning_rate: float
+    updates: int  # per batch
+
+
+def stages_of(options: TrainOptions) -> list[Stage]:
+    """The stages of an algorithm; every algorithm takes the same number of updates.
+
+    >>> [(stage.name, stage.epochs * stage.updates) for stage in stages_of(TrainOptions(warm_epochs=3, epochs=2))]
+    [('warm', 3), ('grpo', 4)]
+    """
+    warm = Stage(name="warm", epochs=options.warm_epochs, learning_rate=options.learning_rate, updates=1)
+    if options.algorithm == "grpo":
+        rate, updates = options.policy_learning_rate, options.inner_epochs
+        return [warm, Stage(name="grpo", epochs=options.epochs, learning_rate=rate, updates=updates)]
+    total = options.warm_epochs + options.epochs * options.inner_epochs
+    name = "warm" if options.algorithm == "outcome" else "supervised"
+    return [Stage(name=name, epochs=total, learning_rate=options.learning_rate, updates=1)]
+
+
+class Trainer:
+    """State of a run. All randomness comes from one generator, so a resumed run equals an uninterrupted one."""
+
+    def __init__(
+        self,
+        network: PolicyNetwork,
+        train: GroupSource,
+        validation: GroupSource,
+        ranges: ContextRanges,
+        options: TrainOptions,
+        generator: torch.Generator,
+    ) -> None:
+        self.network, self.train_source, self.validation_source = network, train, validation
+        self.ranges, self.options, self.generator = ranges, options, generator
+        self.contexts = validation_contexts(ranges)
+        self.stages = stages_of(options)
+        self.stage_index = 0
+        self.epoch = 0  # finished in this stage
+        self.best_epoch = 0
+        self.best_epochs: dict[str, int] = {}  # by finished stage; 0 is what the stage started from
+        self.reference: Weights = {}  # the warm start, once there is one
+        self.history: list[dict[str, Any]] = []
+        self._begin_stage()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that cover the training samples once."""
+        return math.ceil(len(self.train_source) / self.options.batch_size)
+
+    def run(
+        self, checkpoint_dir: Path | None, fingerprint: str, progress: Progress, writer: ScalarWriter
+    ) -> None:
+        """Train to the end, from the checkpoint if there is one."""
+        if checkpoint_dir is not None:
+            saved = read_checkpoint(checkpoint_dir, fingerprint)
+            if saved is not None:
+                self.restore(saved)
+                progress.message(f"resumed at epoch {len(self.history)}")
+        progress.start(sum(stage.epochs for stage in self.stages), "training")
+        progress.advance(len(self.history))
+        while self.stage_index < len(self.stages):
+            stage = self.stages[self.stage_index]
+            if self.epoch == stage.epochs or self.epoch - self.best_epoch >= self.options.patience:
+                progress.message(self._end_stage(stage))
+                progress.advance(stage.epochs - self.epoch)
+                self.stage_index, self.epoch = self.stage_index + 1, 0
+                self._begin_stage()
+            else:
+                self._run_epoch(stage)
+                writer.write(len(self.history), self.history[-1])
+                progress.advance(1)
+            done = self.stage_index == len(self.stages)
+            if checkpoint_dir is not None and (done or self.epoch % self.options.checkpoint_every == 0):
+                write_checkpoint(checkpoint_dir, self.checkpoint(fingerprint))
+
+    def score(self) -> ValidationScore:
+        """The network as it is, on the validation grid."""
+        return validate(self.network, self.validation_source, self.contexts)
+
+    def _begin_stage(self) -> None:
+        """Fresh optimiser; the weights as they are count as epoch 0 of the stage."""
+        decayed = [p for name, p in self.network.named_parameters() if name.endswith("weight")]
+        plain = [p for name, p in self.network.named_parameters() if not name.endswith("weight")]
+        groups = [
+            {"params": decayed, "weight_decay": self.options.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=self.options.learning_rate)
+        self.best_weights = _copy(self.network)
+        self.best_epoch, self.best_reward = 0, self.score().reward
+
+    def _end_stage(self, stage: Stage) -> str:
+        """Keep the best epoch's weights; those of the warm start become the reference."""
+        self.network.load_state_dict(self.best_weights)
+        self.best_epochs[stage.name] = self.best_epoch
+        if stage.name == "warm":
+            self.reference = _copy(self.network)
+        return (
+            f"{stage.name}: validation reward {self.best_reward:.4f} at epoch {self.best_epoch} "
+            f"of {self.epoch} run"
+        )
+
+    def _run_epoch(self, stage: Stage) -> None:
+        members, count = self.options.members, len(self.train_source)
+        order = torch.stack([torch.randperm(count, generator=self.generator) for _ in range(members)])
+        totals: Metrics = {}
+        reference = self._reference_network() if stage.name == "grpo" else None
+        for step, rows in enumerate(order.split(self.options.batch_size, dim=1)):
+            groups = self.train_source.random_groups(rows, self.ranges, self.generator)
+            fraction = (self.epoch * self.steps_per_epoch + step) / (stage.epochs * self.steps_per_epoch)
+            rate = 0.5 * stage.learning_rate * (1.0 + math.cos(math.pi * fraction))
+            for name, value in self._update(stage, groups, rate, reference).items():
+                totals[name] = totals.get(name, 0.0) + value
+        self.epoch += 1
+        self._record(stage, totals)
+
+    def _update(self, stage: Stage, groups: Groups, rate: float, reference: PolicyNetwork | None) -> Metrics:
+        """All updates on one batch; dropout is drawn once for it."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        masks = self.network.draw_masks(groups.features.shape[1], self.generator)
+        behaviour, metrics = None, {}
+        for _ in range(stage.updates):
+            logits = self.network(groups.features, groups.codes, masks)
+            if stage.name == "warm":
+                loss, metrics = outcome_objective(logits, groups)
+            elif stage.name == "supervised":
+                loss, metrics = supervised_objective(logits, groups, self.options)
+            elif stage.name == "grpo" and reference is not None:
+                if behaviour is None:
+                    with torch.no_grad():
+                        reference_logits = reference(groups.features, groups.codes)
+                    behaviour = act(logits, reference_logits, groups, self.options, self.generator)
+                loss, metrics = grpo_objective(logits, groups, behaviour, self.options)
+            else:
+                raise ValueError(f"stage {stage.name!r} has no objective")
+            self.optimiser.zero_grad(set_to_none=True)
+            (loss * self.options.members).backward()
+            clip_members(list(self.network.parameters()), self.options.gradient_clip)
+            self.optimiser.step()
+        return metrics | (behaviour.counts if behaviour is not None else {})
+
+    def _reference_network(self) -> PolicyNetwork:
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(self.reference)
+        return network.requires_grad_(False)
+
+    def _record(self, stage: Stage, totals: Metrics) -> None:
+        """Validate, keep the best, append to the history."""
+        score = self.score()
+        if score.reward > self.best_reward:
+            self.best_weights, self.best_epoch, self.best_reward = (
+                _copy(self.network),
+                self.epoch,
+                score.reward,
+            )
+        counted = {name for name in totals if name.endswith("groups")}
+        means = {
+            name: value if name in counted else value / self.steps_per_epoch for name, value in totals.items()
+        }
+        scores = {f"validation_{name}": value for name, value in asdict(score).items()}
+        self.history.append({"phase": stage.name, "epoch": self.epoch, **means, **scores})
+
+    def checkpoint(self, fingerprint: str) -> Checkpoint:
+        """All state that the rest of the run depends on."""
+        optimiser = {
+            f"{index}/{name}": tensor
+            for index, values in self.optimiser.state_dict()["state"].items()
+            for name, tensor in values.items()
+        }
+        tensors = (
+            with_prefix("network", self.network.state_dict())
+            | with_prefix("best", self.best_weights)
+            | with_prefix("reference", self.reference)
+            | with_prefix("optimiser", optimiser)
+            | {"generator": self.generator.get_state()}
+        )
+        names = ("stage_index", "epoch", "best_epoch", "best_reward", "best_epochs", "history")
+        state = {name: getattr(self, name) for name in names}
+        return Checkpoint(
+            tensors={name: tensor.clone() for name, tensor in tensors.items()},
+            state=state,
+            fingerprint=fingerprint,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of the same run."""
+        tensors = checkpoint.tensors
+        self.network.load_state_dict(without_prefix("network", tensors))
+        self.best_weights = without_prefix("best", tensors)
+        self.reference = without_prefix("reference", tensors)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in without_prefix("optimiser", tensors).items():
+            index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        self.generator.set_state(tensors["generator"])
+        for name, value in checkpoint.state.items():
+            setattr(self, name, value)
+
+
+def clip_members(parameters: list[torch.nn.Parameter], limit: float) -> None:
+    """Scale every member's gradient to a norm of at most `limit`; members are the first axis everywhere."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    factor = (limit / norms.clamp(min=1e-12)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.reshape(-1, *[1] * (gradient.dim() - 1)))
+
+
+def fingerprint_of(options: TrainOptions, digests: Mapping[str, str]) -> str:
+    """What a checkpoint belongs to, as JSON."""
+    return json.dumps(options.to_json() | dict(digests), sort_keys=True)
+
+
+def _copy(network: PolicyNetwork) -> Weights:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -1,0 +1,203 @@
+"""MolmoE as an elastic model: crops, experts per token and blocks, turned per request."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from paceline.errors import KnobError, ModelError
+from paceline.knobs import SEED_SPACE, Configuration, KnobSpace, Option
+from paceline.models.molmoe.ablation import rank_blocks
+from paceline.models.molmoe.checkpoint import WEIGHTS, load_model, load_ranking
+from paceline.models.molmoe.generation import GenerationOptions
+from paceline.models.molmoe.knob_state import KnobState
+from paceline.models.molmoe.model import MolmoE
+from paceline.models.protocol import Generation, Overview, Workload
+
+MAX_CROPS, TOP_K, BLOCKS = "max_crops", "top_k", "num_active_blocks"
+BATCH = 32  # requests per left-padded batch: more does not go faster on a CPU
+
+
+class ElasticMolmoE:
+    """An `ElasticModel` over a MolmoE.
+
+    `block_ranking` lists the blocks from most to least important; n active blocks are its first n, run in the order
+    of the model. Without one the first blocks count as the most important.
+    """
+
+    def __init__(
+        self,
+        model: MolmoE,
+        *,
+        name: str,
+        knobs: KnobSpace = SEED_SPACE,
+        block_ranking: Sequence[int] | None = None,
+        revision: str = "",
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.revision = revision
+        self._knobs = knobs
+        _check_knobs(knobs, model)
+        blocks = model.options.num_blocks
+        ranking = (
+            tuple(range(blocks)) if block_ranking is None else tuple(int(block) for block in block_ranking)
+        )
+        if sorted(ranking) != list(range(blocks)) or ranking[0] != 0:
+            raise ModelError(
+                f"block ranking {list(ranking)}: expected each of the {blocks} blocks once, block 0 first "
+                "(the cache's length is read from it)"
+            )
+        self.block_ranking = ranking
+
+    @property
+    def knobs(self) -> KnobSpace:
+        """What can be turned."""
+        return self._knobs
+
+    @property
+    def default_configuration(self) -> Configuration:
+        """Every knob at its most expensive option."""
+        return self._knobs.full
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able facts: name, hash of the weights, sizes, type and device."""
+        options = self.model.options
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "architecture": "MolmoE",
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "width": options.width,
+            "blocks": options.num_blocks,
+            "experts": options.num_experts,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device),
+            "block_ranking": list(self.block_ranking),
+        }
+
+    def overview(self, image: Image.Image, prompt: str) -> Overview:
+        """Overview crop and prompt, before the decision."""
+        return self.model.overview(image, prompt)
+
+    def workload(self, overview: Overview, configuration: Mapping[str, Option]) -> Workload:
+        """Tiles and tokens that a configuration would make of this image and prompt."""
+        return self.model.workload(overview, self._turned(configuration)[0])
+
+    def generate(
+        self,
+        overview: Overview,
+        configuration: Mapping[str, Option],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: tuple[str, ...] = (),
+    ) -> Generation:
+        """Answer under a configuration; greedy unless a temperature is given."""
+        max_crops, state = self._turned(configuration)
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop
+        )
+        return self.model.generate(overview, max_crops, state, options)
+
+    def stream(
+        self,
+        overview: Overview,
+        configuration: Mapping[str, Option],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: tuple[str, ...] = (),
+    ) -> Iterator[str]:
+        """Pieces of the answer as they come."""
+        max_crops, state = self._turned(configuration)
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop
+        )
+        return self.model.stream(overview, max_crops, state, options)
+
+    def generate_batch(
+        self, overviews: Sequence[Overview], configuration: Mapping[str, Option], max_new_tokens: int
+    ) -> list[str]:
+        """Answers only, left-padded in batches. Vision is kept in the overviews for the next configuration."""
+        max_crops, state = self._turned(configuration)
+        options = GenerationOptions(max_new_tokens=max_new_tokens)
+        # Requests of like length together, so that little is padding.
+        lengths = [self.model.workload(overview, max_crops).prompt_tokens for overview in overviews]
+        order = sorted(range(len(overviews)), key=lambda index: lengths[index])
+        answers = [""] * len(overviews)
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            texts = self.model.generate_batch([overviews[index] for index in part], max_crops, state, options)
+            for index, text in zip(part, texts, strict=True):
+                answers[index] = text
+        return answers
+
+    def block_importance(self, overviews: Sequence[Overview], targets: Sequence[str]) -> list[int]:
+        """Blocks from most to least important: greedy nested ablation of the loss on `targets`, all knobs full.
+
+        The block whose loss would rise least is taken away, again and again; block 0 always stays. Below the fewest
+        blocks that the knob space can ask for, no order is needed: the blocks left keep the order of the model.
+        """
+        max_crops, state = self._turned(self.default_configuration)
+        fewest = min(int(option) for option in self._options(BLOCKS, self.model.options.num_blocks))
+        return rank_blocks(
+            self.model, overviews, targets, max_crops=max_crops, top_k=state.top_k, fewest=fewest
+        )
+
+    def with_block_ranking(self, ranking: Sequence[int]) -> "ElasticMolmoE":
+        """The same weights with another order in which blocks are skipped."""
+        return ElasticMolmoE(
+            self.model, name=self.name, knobs=self._knobs, block_ranking=ranking, revision=self.revision
+        )
+
+    def _options(self, knob: str, default: int) -> tuple[Option, ...]:
+        return next((item.options for item in self._knobs.knobs if item.name == knob), (default,))
+
+    def _turned(self, configuration: Mapping[str, Option]) -> tuple[int, KnobState]:
+        """Crops, and what the decoder reads; a configuration outside the knob space is a KnobError."""
+        self._knobs.action(configuration)
+        options = self.model.options
+        count = int(configuration.get(BLOCKS, options.num_blocks))
+        state = KnobState(
+            top_k=int(configuration.get(TOP_K, options.top_k)),
+            active_blocks=tuple(sorted(self.block_ranking[:count])),
+        )
+        return int(configuration.get(MAX_CROPS, options.max_crops)), state
+
+
+def _check_knobs(knobs: KnobSpace, model: MolmoE) -> None:
+    most = {
+        MAX_CROPS: model.options.max_crops,
+        TOP_K: model.options.num_experts,
+        BLOCKS: model.options.num_blocks,
+    }
+    for knob in knobs.knobs:
+        if knob.name not in most:
+            raise KnobError(f"knob {knob.name}: MolmoE has no such knob, expected some of {sorted(most)}")
+        wrong = [
+            option
+            for option in knob.options
+            if not isinstance(option, int) or isinstance(option, bool) or not 1 <= option <= most[knob.name]
+        ]
+        if wrong:
+            raise KnobError(
+                f"knob {knob.name}: options {wrong}, expected integers from 1 to {most[knob.name]}"
+            )
+
+
+def load_elastic(
+    directory: Path, *, name: str, knobs: KnobSpace = SEED_SPACE, device: str = "cpu"
+) -> ElasticMolmoE:
+    """A model directory as an elastic model; `block_ranking.json`, where there is one, ranks its blocks."""
+    model = load_model(directory, device=device)
+    digest = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:16]
+    return ElasticMolmoE(
+        model, name=name, knobs=knobs, block_ranking=load_ranking(directory), revision=f"sha256:{digest}"
+    )

@@ -1,0 +1,302 @@
+"""MolmoE: vision tower, decoder and tokenizer together, from an image and a question to an answer."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from paceline.errors import ModelError, PromptError
+from paceline.models.images import image_array
+from paceline.models.molmoe import crops, knob_state
+from paceline.models.molmoe.crops import CropOptions
+from paceline.models.molmoe.decoder import Decoder, KeyValueCache
+from paceline.models.molmoe.generation import (
+    GenerationOptions,
+    PhaseClock,
+    TextStream,
+    TokenChoice,
+    left_pad,
+    padded_mask,
+    padded_positions,
+)
+from paceline.models.molmoe.knob_state import KnobState
+from paceline.models.molmoe.options import MolmoEOptions
+from paceline.models.molmoe.tokenizer import MolmoTokenizer
+from paceline.models.molmoe.vision import VisionTower
+from paceline.models.protocol import Generation, Overview, Workload
+
+CHARACTERS_PER_POSITION = 16  # no question with more characters than this per position is even tokenised
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OverviewState:
+    """What `generate` reuses of an overview."""
+
+    pixels: np.ndarray  # uint8 (height, width, 3)
+    mask: np.ndarray  # float32 (1, patches): the padding mask with which `tokens` were pooled
+    features: Tensor  # (1, patches, features): vision tower before pooling
+    tokens: Tensor  # (overview tokens, width)
+    prompt_ids: tuple[int, ...]
+    # Image tokens by tiling, kept by batched generation only, where one sample meets many configurations.
+    image_tokens: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=512)
+def _grid_source(tiling: tuple[int, int], options: CropOptions, device: torch.device) -> Tensor:
+    """For every token of the grid, its index among all pooled tokens of the high-resolution crops."""
+    order = crops.token_order(tiling, options).ravel()
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.argsort(order, kind="stable")[(order < 0).sum() :].copy()).to(device)
+
+
+class MolmoE(nn.Module):
+    """The model. Nothing on it changes while it answers, so that any number of threads may use it at once."""
+
+    def __init__(self, options: MolmoEOptions, tokenizer: MolmoTokenizer) -> None:
+        super().__init__()
+        self.options = options
+        self.crop_options = CropOptions.of(options)
+        self.tokenizer = tokenizer
+        self.vision = VisionTower(options)
+        self.decoder = Decoder(options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights and of the computation."""
+        return self.decoder.embedding.dtype
+
+    # Before the decision
+
+    @torch.inference_mode()
+    def overview(self, image: Image.Image, prompt: str) -> Overview:
+        """Overview crop through the vision tower and prompt through the embedding table.
+
+        Raises ImageError and PromptError for what the model cannot read.
+        """
+        clock = time.perf_counter()
+        prompt_ids = self._prompt_ids(prompt)
+        pixels = image_array(image)
+        patches = self._tensor(crops.overview_crop(pixels, self.crop_options)[None])
+        mask = crops.padding_masks(pixels.shape[:2], None, self.crop_options)
+        features = self.vision.features(patches)
+        tokens = self.vision.pool(features, self._tensor(mask))[0]
+        question = self.decoder.embed(torch.tensor(prompt_ids, device=self.device))
+        state = OverviewState(pixels, mask, features, tokens, tuple(prompt_ids))
+        image_features = tokens.mean(dim=0).float().cpu().numpy()
+        question_features = question.mean(dim=0).float().cpu().numpy()
+        return Overview(
+            image_features=image_features,
+            question_features=question_features,
+            image_size=(pixels.shape[0], pixels.shape[1]),
+            elapsed_ms=(time.perf_counter() - clock) * 1e3,
+            state=state,
+        )
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        most = CHARACTERS_PER_POSITION * self.options.max_positions
+        if isinstance(prompt, str) and len(prompt) > most:
+            raise PromptError(f"prompt: {len(prompt):,} characters, expected at most {most:,}; shorten it")
+        ids = self.tokenizer.prompt_tokens(prompt)
+        room = self.options.max_positions - self._longest_image(self.options.max_crops) - 1
+        if len(ids) > room:
+            raise PromptError(
+                f"prompt: {len(ids):,} tokens, expected at most {room:,} beside an image; shorten it"
+            )
+        return ids
+
+    def _longest_image(self, max_crops: int) -> int:
+        """Tokens of the image part of the layout in the largest tiling of `max_crops`."""
+        side = self.crop_options.pooled_side
+        tilings = ((rows, max_crops // rows) for rows in range(1, max_crops + 1))
+        grids = (crops.grid_shape(tiling, self.crop_options) for tiling in tilings)
+        return max(self.tokenizer.layout_length(side, grid, 0) for grid in grids)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        # Copied: the cached masks are read-only, which torch warns about.
+        return torch.tensor(array, device=self.device, dtype=self.dtype)
+
+    # After it
+
+    def tiling(self, image_size: tuple[int, int], max_crops: int) -> tuple[int, int]:
+        """Rows and columns of high-resolution crops of an image of (height, width) pixels."""
+        return crops.choose_tiling(image_size[0], image_size[1], max_crops, self.crop_options)
+
+    def workload(self, overview: Overview, max_crops: int) -> Workload:
+        """What a request makes the model process."""
+        tiling = self.tiling(overview.image_size, max_crops)
+        grid = crops.grid_shape(tiling, self.crop_options)
+        side = self.crop_options.pooled_side
+        prompt = len(overview.state.prompt_ids)
+        return Workload(
+            tiles=1 + tiling[0] * tiling[1],
+            vision_tokens=side * side + grid[0] * grid[1],
+            prompt_tokens=self.tokenizer.layout_length(side, grid, prompt),
+        )
+
+    def image_tokens(self, state: OverviewState, tiling: tuple[int, int]) -> Tensor:
+        """Tokens (overview, then grid in reading order; width); only the high-resolution crops are computed.
+
+        The overview is pooled again only where its padding mask depends on the tiling (`mask_row_shift`).
+        """
+        patches, _, masks = crops.high_resolution_crops(state.pixels, tiling, self.crop_options)
+        features = self.vision.features(torch.from_numpy(patches).to(self.device, self.dtype))
+        grid_source = _grid_source(tiling, self.crop_options, self.device)
+        if np.array_equal(masks[:1], state.mask):
+            pooled = self.vision.pool(features, self._tensor(masks[1:]))
+            return torch.cat((state.tokens, pooled.flatten(0, 1)[grid_source]))
+        pooled = self.vision.pool(torch.cat((state.features, features)), self._tensor(masks))
+        return torch.cat((pooled[0], pooled[1:].flatten(0, 1)[grid_source]))
+
+    def all_image_tokens(self, pixels: np.ndarray, tiling: tuple[int, int]) -> Tensor:
+        """The same from pixels, uint8 (height, width, 3), with the overview computed too: what reuse must equal."""
+        patches, _, masks = crops.high_resolution_crops(pixels, tiling, self.crop_options)
+        overview = crops.overview_crop(pixels, self.crop_options)[None]
+        pooled = self.vision(self._tensor(np.concatenate((overview, patches))), self._tensor(masks))
+        grid_source = _grid_source(tiling, self.crop_options, self.device)
+        return torch.cat((pooled[0], pooled[1:].flatten(0, 1)[grid_source]))
+
+    def embeddings(self, state: OverviewState, tiling: tuple[int, int], image_tokens: Tensor) -> Tensor:
+        """Input embeddings (time, width) of a request: image tokens are added at the <im_patch> positions."""
+        grid = crops.grid_shape(tiling, self.crop_options)
+        ids = torch.tensor(
+            self.tokenizer.layout(self.crop_options.pooled_side, grid, state.prompt_ids), device=self.device
+        )
+        embedded = self.decoder.embed(ids)
+        embedded[ids == self.tokenizer.image_patch] += image_tokens
+        return embedded
+
+    def _check_length(self, prompt_tokens: int, options: GenerationOptions) -> None:
+        if prompt_tokens + options.max_new_tokens > self.options.max_positions:
+            raise PromptError(
+                f"prompt: {prompt_tokens:,} tokens and {options.max_new_tokens:,} new ones, but the model reads "
+                f"{self.options.max_positions:,}; shorten the prompt or lower max_new_tokens"
+            )
+
+    def token_ids(
+        self,
+        state: OverviewState,
+        tiling: tuple[int, int],
+        knobs: KnobState,
+        options: GenerationOptions,
+        clock: PhaseClock,
+    ) -> Iterator[int]:
+        """Token ids one by one, the end token included. The knobs are turned inside each step only, never while
+        the iterator is suspended, so that nothing leaks into its caller."""
+        choose = TokenChoice(options)
+        with _inside(knobs):
+            embedded = self.embeddings(state, tiling, self.image_tokens(state, tiling))[None]
+            clock.mark("vision")
+            length = embedded.shape[1]
+            cache = KeyValueCache(length + options.max_new_tokens)
+            positions = torch.arange(length, device=self.device)[None]
+            hidden = self.decoder(embedded, positions, cache=cache, last_only=True)
+            token = choose(self.decoder.logits(hidden[0, -1]))
+            clock.mark("prefill")
+        for step in range(length, length + options.max_new_tokens):
+            yield token
+            if token == self.tokenizer.end_of_text or step + 1 == length + options.max_new_tokens:
+                return
+            with _inside(knobs):
+                position = torch.tensor([[step]], device=self.device)
+                hidden = self.decoder(
+                    self.decoder.embed(torch.tensor([[token]], device=self.device)), position, cache=cache
+                )
+                token = choose(self.decoder.logits(hidden[0, -1]))
+
+    def generate(
+        self, overview: Overview, max_crops: int, knobs: KnobState, options: GenerationOptions
+    ) -> Generation:
+        """Answer a request, with the phases of its time."""
+        workload = self.workload(overview, max_crops)
+        self._check_length(workload.prompt_tokens, options)
+        clock = PhaseClock(self.device)
+        text = TextStream(self.tokenizer, options.stop)
+        tiling = self.tiling(overview.image_size, max_crops)
+        for token in self.token_ids(overview.state, tiling, knobs, options, clock):
+            if text.push(token):
+                break
+        answer = text.text
+        clock.mark("decode")
+        return Generation(
+            text=answer,
+            tokens=tuple(text.tokens),
+            finish_reason="stop" if text.stopped else "length",
+            timings=clock.timings(),
+            workload=workload,
+        )
+
+    def stream(
+        self, overview: Overview, max_crops: int, knobs: KnobState, options: GenerationOptions
+    ) -> Iterator[str]:
+        """Pieces of the answer as they come; joined they are the text of `generate`."""
+        self._check_length(self.workload(overview, max_crops).prompt_tokens, options)
+        text = TextStream(self.tokenizer, options.stop)
+        tiling = self.tiling(overview.image_size, max_crops)
+        for token in self.token_ids(overview.state, tiling, knobs, options, PhaseClock(self.device)):
+            if text.push(token):
+                break
+            if piece := text.delta(last=False):
+                yield piece
+        if piece := text.delta(last=True):
+            yield piece
+
+    @torch.inference_mode()
+    def generate_batch(
+        self, overviews: Sequence[Overview], max_crops: int, knobs: KnobState, options: GenerationOptions
+    ) -> list[str]:
+        """Greedy answers of many requests at once, left-padded to the longest."""
+        if options.temperature > 0:
+            raise ModelError("generate_batch is greedy; sample with generate, or set temperature to 0")
+        for overview in overviews:
+            self._check_length(self.workload(overview, max_crops).prompt_tokens, options)
+        if not overviews:
+            return []
+        rows = self.embedding_rows(overviews, max_crops)
+        streams = [TextStream(self.tokenizer, options.stop) for _ in rows]
+        with _inside(knobs):
+            embedded, valid = left_pad(rows)
+            cache = KeyValueCache(embedded.shape[1] + options.max_new_tokens)
+            hidden = self.decoder(
+                embedded, padded_positions(valid), padded_mask(valid), cache, last_only=True
+            )
+            for step in range(options.max_new_tokens):
+                chosen = self.decoder.logits(hidden[:, -1]).argmax(dim=-1)
+                for stream, token in zip(streams, chosen.tolist(), strict=True):
+                    if not stream.stopped:
+                        stream.push(token)
+                if all(stream.stopped for stream in streams) or step + 1 == options.max_new_tokens:
+                    break
+                valid = torch.cat((valid, torch.ones_like(valid[:, :1])), dim=1)
+                position = padded_positions(valid)[:, -1:]
+                hidden = self.decoder(
+                    self.decoder.embed(chosen[:, None]), position, valid[:, None, None], cache
+                )
+        return [stream.text for stream in streams]
+
+    def embedding_rows(self, overviews: Sequence[Overview], max_crops: int) -> list[Tensor]:
+        """Input embeddings per request; image tokens are kept in the overviews for the next configuration."""
+        tilings = [self.tiling(overview.image_size, max_crops) for overview in overviews]
+        for overview, tiling in zip(overviews, tilings, strict=True):
+            if tiling not in overview.state.image_tokens:
+                overview.state.image_tokens[tiling] = self.image_tokens(overview.state, tiling)
+        return [
+            self.embeddings(overview.state, tiling, overview.state.image_tokens[tiling])
+            for overview, tiling in zip(overviews, tilings, strict=True)
+        ]
+
+
+@contextmanager
+def _inside(knobs: KnobState) -> Iterator[None]:
+    with torch.inference_mode(), knob_state.knobs(knobs):
+        yield

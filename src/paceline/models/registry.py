@@ -1,0 +1,24 @@
+"""Models by name: the embedded ones, or a directory."""
+
+from pathlib import Path
+
+from paceline.errors import ModelError
+from paceline.models.protocol import ElasticModel
+
+ASSETS = Path(__file__).parent.parent / "assets" / "models"
+EMBEDDED = ("tiny",)
+
+
+def load_model(name: str | Path, *, device: str = "cpu") -> ElasticModel:
+    """A model by name ("tiny") or from a model directory.
+
+    Raises ModelError for a name that is neither, and when the files do not make a model.
+    """
+    from paceline.models.molmoe.elastic import load_elastic
+
+    directory = ASSETS / str(name) if str(name) in EMBEDDED else Path(name)
+    if not directory.is_dir():
+        known = ", ".join(EMBEDDED)
+        raise ModelError(f"model {str(name)!r}: neither a known model ({known}) nor a directory with a model")
+    label = str(name) if str(name) in EMBEDDED else directory.resolve().name
+    return load_elastic(directory, name=label, device=device)

@@ -1,0 +1,109 @@
+"""The policy network: projections of image, question and budget, a fusion MLP and a head, for several members."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from paceline.knobs import KnobSpace
+from paceline.policies.heads import StackedLinear, make_head
+from paceline.policies.numpy_policy import FEATURE_LIMIT
+from paceline.policies.spec import PolicySpec
+
+
+class PolicyNetwork(nn.Module):
+    """Members side by side; each maps (image, question, budget) to a predicted accuracy per configuration.
+
+    score(a; x, budget) = sigmoid(logit_a) / temperature, averaged over members when deciding.
+    """
+
+    def __init__(
+        self, spec: PolicySpec, space: KnobSpace, *, dropout: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.spec, self.dropout = spec, dropout
+        members, hidden = spec.members, spec.hidden
+        self.image = StackedLinear(members, spec.image_width, hidden, generator)
+        self.question = StackedLinear(members, spec.question_width, hidden, generator)
+        self.budget = StackedLinear(members, spec.budget_dimensions, hidden, generator)
+        self.fuse = StackedLinear(members, 3 * hidden, 2 * hidden, generator)
+        self.fusion = StackedLinear(members, 2 * hidden, hidden, generator)
+        actions = np.array(spec.actions, dtype=np.int64)
+        self.head = make_head(
+            spec.head, members=members, hidden=hidden, space=space, actions=actions, generator=generator
+        )
+
+    def draw_masks(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Dropout masks for one batch, (member, batch, 2 hidden) and (member, batch, hidden).
+
+        Drawn apart from the forward pass, so that the epochs over one group see the same network and a ratio of
+        probabilities starts at exactly 1.
+        """
+        keep = 1.0 - self.dropout
+        shapes = (
+            (self.spec.members, batch, 2 * self.spec.hidden),
+            (self.spec.members, batch, self.spec.hidden),
+        )
+        first, second = ((torch.rand(shape, generator=generator) < keep).float() / keep for shape in shapes)
+        return first, second
+
+    def forward(
+        self,
+        features: Float[Tensor, "member batch feature"],
+        codes: Float[Tensor, "member batch code"],
+        masks: tuple[Tensor, Tensor] | None = None,
+    ) -> Float[Tensor, "member batch action"]:
+        """Accuracy logits per member. `features` are standardised; `masks` come from `draw_masks`."""
+        image, question = features.split([self.spec.image_width, self.spec.question_width], dim=-1)
+        joined = torch.cat([self.image(image), self.question(question), self.budget(codes)], dim=-1)
+        hidden = torch.relu(self.fuse(joined))
+        if masks is not None:
+            hidden = hidden * masks[0]
+        hidden = torch.relu(self.fusion(hidden))
+        if masks is not None:
+            hidden = hidden * masks[1]
+        return self.head(hidden)
+
+    def scores(
+        self, features: Float[Tensor, "batch feature"], codes: Float[Tensor, "batch code"]
+    ) -> Float[Tensor, "batch action"]:
+        """Mean over members of accuracy / temperature, without dropout."""
+        members = (self.spec.members, -1, -1)
+        logits = self(features.expand(*members), codes.expand(*members))
+        return torch.sigmoid(logits).mean(dim=0) / self.spec.temperature
+
+
+def standardise(
+    features: Float[np.ndarray, "batch feature"],
+    mean: Float[np.ndarray, " feature"],
+    scale: Float[np.ndarray, " feature"],
+) -> Float[np.ndarray, "batch feature"]:
+    """Features in standard deviations from the training mean, clipped; `scale` is 1 / standard deviation."""
+    return np.clip((features - mean) * scale, -FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32)
+
+
+@torch.no_grad()
+def export_arrays(
+    network: PolicyNetwork, feature_mean: np.ndarray, feature_scale: np.ndarray
+) -> Mapping[str, np.ndarray]:
+    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one, heads into one weight."""
+    hidden = network.spec.hidden
+    parts = network.fuse.weight.double().split(hidden, dim=1)
+    layers = (network.image, network.question, network.budget)
+    weights = [layer.weight.double() @ part for layer, part in zip(layers, parts, strict=True)]
+    bias = network.fuse.bias.double()
+    for layer, part in zip(layers, parts, strict=True):
+        bias = bias + layer.bias.double() @ part
+    head_weight, head_bias = network.head.folded()
+    tensors = {
+        "input.weight": torch.cat(weights, dim=1),
+        "input.bias": bias,
+        "fusion.weight": network.fusion.weight,
+        "fusion.bias": network.fusion.bias,
+        "head.weight": head_weight,
+        "head.bias": head_bias,
+    }
+    arrays = {name: tensor.detach().float().contiguous().numpy().copy() for name, tensor in tensors.items()}
+    return arrays | {"feature_mean": feature_mean.copy(), "feature_scale": feature_scale.copy()}

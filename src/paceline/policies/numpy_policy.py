@@ -1,0 +1,74 @@
+"""The policy in plain numpy: what a request's decision runs on."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from paceline.budgets import encode_budget
+from paceline.errors import ControllerError
+from paceline.policies.spec import PolicySpec
+
+FEATURE_LIMIT = 5.0
+"""Standardised features are clipped to this many standard deviations, so that an odd input cannot run away."""
+
+
+class NumpyPolicy:
+    """Scores of configurations from exported arrays, equal to the trained network's within rounding."""
+
+    def __init__(self, spec: PolicySpec, arrays: Mapping[str, np.ndarray]) -> None:
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        spec.check_arrays(arrays)
+        self.spec = spec
+        self.arrays = arrays
+
+    def scores(
+        self,
+        image_features: np.ndarray,
+        question_features: np.ndarray,
+        budget_ms: np.ndarray | float | None = None,
+    ) -> np.ndarray:
+        """Score of every configuration: predicted accuracy divided by the temperature.
+
+        image_features (image_width,) or (batch, image_width), question_features likewise; budget_ms one time or
+        one per row, None or inf for no limit, in milliseconds of the machine that was profiled. Result float32
+        (actions,) or (batch, actions) in the order of `spec.actions`.
+        """
+        features = self._features(image_features, question_features)
+        codes = encode_budget(
+            budget_ms,
+            low_ms=self.spec.budget_low_ms,
+            high_ms=self.spec.budget_high_ms,
+            dimensions=self.spec.budget_dimensions,
+        ).astype(np.float32)
+        rows = np.atleast_2d(features)
+        codes = np.broadcast_to(codes, (len(rows), self.spec.budget_dimensions))
+        accuracy = self._forward(np.concatenate([rows, codes], axis=-1))
+        scores = accuracy / np.float32(self.spec.temperature)
+        return scores if features.ndim == 2 else scores[0]
+
+    def _features(self, image_features: np.ndarray, question_features: np.ndarray) -> np.ndarray:
+        widths = (image_features.shape[-1], question_features.shape[-1])
+        expected = (self.spec.image_width, self.spec.question_width)
+        if widths != expected:
+            raise ControllerError(
+                f"features: got {widths} image and question features, expected {expected}; "
+                "the controller was trained for another model or feature extractor"
+            )
+        features = np.concatenate([image_features, question_features], axis=-1).astype(np.float32)
+        if not np.isfinite(features).all():
+            raise ControllerError("features: got NaN or infinity, expected finite numbers")
+        scaled = (features - self.arrays["feature_mean"]) * self.arrays["feature_scale"]
+        return np.clip(scaled, -FEATURE_LIMIT, FEATURE_LIMIT)
+
+    def _forward(self, inputs: np.ndarray) -> np.ndarray:
+        """Mean over members of the predicted accuracies: (batch, inputs) -> (batch, actions)."""
+        arrays = self.arrays
+        hidden = np.maximum(inputs @ arrays["input.weight"] + arrays["input.bias"], 0.0)
+        hidden = np.maximum(hidden @ arrays["fusion.weight"] + arrays["fusion.bias"], 0.0)
+        logits = hidden @ arrays["head.weight"] + arrays["head.bias"]
+        return _sigmoid(logits).mean(axis=0)
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    """Logistic function without overflow: 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2."""
+    return 0.5 + 0.5 * np.tanh(0.5 * values)

@@ -1,0 +1,106 @@
+"""What a policy is, as JSON: the sizes, the budget range and the configurations that its arrays belong to."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from paceline.errors import ControllerError
+
+HEADS = ("joint", "independent")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicySpec:
+    """Sizes and meaning of a policy's inputs and outputs.
+
+    >>> spec = PolicySpec(head="joint", members=1, image_width=2, question_width=1, hidden=4, budget_low_ms=10.0,
+    ...                   budget_high_ms=40.0, full_latency_ms=40.0, actions=(0, 3))
+    >>> PolicySpec.from_json(spec.to_json()) == spec
+    True
+    """
+
+    head: str  # how the network was parametrised; the exported arrays are the same for every head
+    members: int  # networks whose scores are averaged
+    image_width: int  # image features come first in a feature vector
+    question_width: int
+    hidden: int
+    budget_low_ms: float  # encoded as position 0
+    budget_high_ms: float  # encoded as position 1; no limit is position 1.25
+    full_latency_ms: float  # mean latency of the full configuration: the unit of the price of time
+    actions: tuple[int, ...]  # action ids in the order of the scores
+    budget_dimensions: int = 32
+    temperature: float = 0.05  # accuracy units: a score difference of 1 is this much accuracy
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise ControllerError(f"policy head: got {self.head!r}, expected one of {list(HEADS)}")
+        counts = {
+            "members": self.members,
+            "image_width + question_width": self.image_width + self.question_width,
+            "hidden": self.hidden,
+            "budget_dimensions": self.budget_dimensions,
+            "actions": len(self.actions),
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise ControllerError(f"policy {name}: got {count}, expected at least 1")
+        if len(set(self.actions)) != len(self.actions):
+            raise ControllerError("policy actions: an action id repeats; expected each configuration once")
+        if not 0 < self.budget_low_ms < self.budget_high_ms < float("inf"):
+            raise ControllerError(
+                f"policy budgets: got {self.budget_low_ms} to {self.budget_high_ms} ms, expected 0 < low < high"
+            )
+        for name, value in (("temperature", self.temperature), ("full_latency_ms", self.full_latency_ms)):
+            if not 0 < value < float("inf"):
+                raise ControllerError(f"policy {name}: got {value}, expected a positive finite number")
+
+    @property
+    def feature_width(self) -> int:
+        """Image and question features together."""
+        return self.image_width + self.question_width
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value from which `from_json` makes an equal spec."""
+        return asdict(self) | {"actions": [int(action) for action in self.actions]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "PolicySpec":
+        """The spec written by `to_json`; unknown and missing keys are errors."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(value, dict) or set(value) != names:
+            got = sorted(value) if isinstance(value, dict) else value
+            raise ControllerError(
+                f"policy specification: got {got}, expected exactly the keys {sorted(names)}"
+            )
+        return cls(**{**value, "actions": tuple(int(action) for action in value["actions"])})
+
+    def array_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every exported array (all float32)."""
+        width, hidden, members = self.feature_width, self.hidden, self.members
+        return {
+            "feature_mean": (width,),
+            "feature_scale": (width,),
+            "input.weight": (members, width + self.budget_dimensions, 2 * hidden),
+            "input.bias": (members, 1, 2 * hidden),
+            "fusion.weight": (members, 2 * hidden, hidden),
+            "fusion.bias": (members, 1, hidden),
+            "head.weight": (members, hidden, len(self.actions)),
+            "head.bias": (members, 1, len(self.actions)),
+        }
+
+    def check_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Raise ControllerError unless the arrays are exactly those of this spec, finite and float32."""
+        shapes = self.array_shapes()
+        if set(arrays) != set(shapes):
+            raise ControllerError(f"policy arrays: got {sorted(arrays)}, expected {sorted(shapes)}")
+        for name, shape in shapes.items():
+            array = arrays[name]
+            if array.shape != shape or array.dtype != np.float32:
+                raise ControllerError(
+                    f"policy array {name}: got {array.dtype} {array.shape}, expected float32 {shape}"
+                )
+            if not np.isfinite(array).all():
+                raise ControllerError(
+                    f"policy array {name}: holds NaN or infinity; train the controller again"
+                )

@@ -1,0 +1,416 @@
+"""Training end to end on a table with a known structure; resume, options, and what cannot be learned from."""
+
+import dataclasses
+import math
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fakes import fake_table
+from paceline.errors import TrainError
+from paceline.knobs import KnobSpace
+from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.contexts import context_ranges, sample_contexts, validation_contexts
+from paceline.learning.dataset import feature_scaling, training_problems
+from paceline.learning.groups import GroupSource
+from paceline.learning.options import TrainOptions
+from paceline.learning.progress import Progress
+from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.trainer import stages_of
+from paceline.outcomes.table import OutcomeTable
+from paceline.policies.decision import choose
+from paceline.policies.spec import PolicySpec
+from paceline.rewards import RewardParams, reward_v1, reward_v2
+
+SMALL = TrainOptions(hidden=16, members=2, batch_size=64, warm_epochs=4, epochs=3, checkpoint_every=1)
+
+
+@cache
+def make_table(train: int = 150, validation: int = 60, test: int = 100) -> OutcomeTable:
+    return fake_table(train, validation, test, seed=0)
+
+
+@cache
+def make_latency() -> LatencyEstimator:
+    train = make_table().split_rows("train")
+    work = (train.tiles, train.vision_tokens, train.prompt_tokens, train.output_tokens)
+    return LatencyEstimator.fit(train.space, train.actions, *work, train.latency_ms)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_spec(table: OutcomeTable, full_latency_ms: float) -> PolicySpec:
+    return PolicySpec(
+        head="joint",
+        members=1,
+        image_width=table.image_width,
+        question_width=table.features.shape[1] - table.image_width,
+        hidden=4,
+        budget_low_ms=4.0,
+        budget_high_ms=16.0,
+        full_latency_ms=full_latency_ms,
+        actions=tuple(table.actions.tolist()),
+    )
+
+
+def make_source(options: TrainOptions) -> tuple[GroupSource, OutcomeTable]:
+    table = make_table()
+    train, _ = training_problems(table, make_latency())
+    spec = make_spec(table, train.full_latency_ms)
+    return GroupSource(train, spec, table.space, options, feature_scaling(train.features)), table
+
+
+class InterruptedTrainingError(Exception):
+    pass
+
+
+class Recorder:
+    """Progress that remembers, and can stop a run after some epochs."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.total, self.done, self.messages, self.stop_after = 0, 0, [], stop_after
+
+    def start(self, total: int, description: str) -> None:
+        self.total = total
+
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+        if self.stop_after is not None and self.done >= self.stop_after:
+            raise InterruptedTrainingError
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def assert_equal_policies(first: TrainedPolicy, second: TrainedPolicy) -> None:
+    assert first.history == second.history
+    for name, array in first.arrays.items():
+        np.testing.assert_array_equal(array, second.arrays[name], err_msg=name)
+
+
+@pytest.mark.parametrize("changes", [{}, {"group_size": 4}, {"algorithm": "supervised"}])
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, changes):
+    options = dataclasses.replace(SMALL, **changes)
+    whole = train_controller_policy(make_table(), make_latency(), options)
+    for stop_after in (2, 5):  # in the warm start, then in the second stage
+        with pytest.raises(InterruptedTrainingError):
+            train_controller_policy(
+                make_table(), make_latency(), options, checkpoint_dir=tmp_path, progress=Recorder(stop_after)
+            )
+    recorder = Recorder()
+    resumed = train_controller_policy(
+        make_table(), make_latency(), options, checkpoint_dir=tmp_path, progress=recorder
+    )
+    assert any(message.startswith("resumed at epoch") for message in recorder.messages)
+    assert_equal_policies(whole, resumed)
+    assert {k: v for k, v in whole.facts.items() if k != "seconds"} == {
+        k: v for k, v in resumed.facts.items() if k != "seconds"
+    }
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    first = train_controller_policy(make_table(), make_latency(), SMALL, checkpoint_dir=tmp_path)
+    again = train_controller_policy(make_table(), make_latency(), SMALL, checkpoint_dir=tmp_path)
+    assert_equal_policies(first, again)
+
+
+def test_resuming_with_other_options_or_data_is_refused(tmp_path):
+    train_controller_policy(make_table(), make_latency(), SMALL, checkpoint_dir=tmp_path)
+    other = dataclasses.replace(SMALL, kl_weight=0.5)
+    with pytest.raises(TrainError, match=r"another run, kl_weight \(.*-> 0.5\) changed"):
+        train_controller_policy(make_table(), make_latency(), other, checkpoint_dir=tmp_path)
+    fewer = make_table().select(np.arange(5, len(make_table().accuracy)))
+    with pytest.raises(TrainError, match="another run, train .* changed"):
+        train_controller_policy(fewer, make_latency(), SMALL, checkpoint_dir=tmp_path)
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "training.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(TrainError, match="damaged checkpoint"):
+        train_controller_policy(make_table(), make_latency(), SMALL, checkpoint_dir=tmp_path)
+
+
+def test_result_depends_on_the_seed_only():
+    first, second = (train_controller_policy(make_table(), make_latency(), SMALL) for _ in range(2))
+    torch.manual_seed(99)
+    third = train_controller_policy(make_table(), make_latency(), dataclasses.replace(SMALL, seed=1))
+    assert_equal_policies(first, second)
+    assert (first.arrays["head.weight"] != third.arrays["head.weight"]).any()
+
+
+def test_progress_reaches_its_total_and_facts_add_up():
+    recorder = Recorder()
+    assert isinstance(recorder, Progress)
+    trained = train_controller_policy(make_table(), make_latency(), SMALL, progress=recorder)
+    assert recorder.done == recorder.total == 7
+    facts = trained.facts
+    assert facts["groups"] == 3 * 2 * 150  # epochs x members x samples
+    assert facts["zero_variance_groups"] + facts["infeasible_groups"] < facts["groups"]
+    assert facts["validation_reward"] >= facts["warm_start_validation_reward"]  # epoch 0 may win
+    assert [entry["phase"] for entry in trained.history] == ["warm"] * 4 + ["grpo"] * 3
+    best = max(entry["validation_reward"] for entry in trained.history if entry["phase"] == "grpo")
+    assert facts["validation_reward"] == pytest.approx(max(best, facts["warm_start_validation_reward"]))
+
+
+def test_every_algorithm_takes_the_same_number_of_updates():
+    counts = {
+        name: sum(s.epochs * s.updates for s in stages_of(TrainOptions(algorithm=name)))
+        for name in ("grpo", "supervised", "outcome")
+    }
+    assert len(set(counts.values())) == 1
+
+
+def chosen_accuracy(trained: TrainedPolicy, budget_ms: float) -> float:
+    """Accuracy on the test split of the decision rule under a hard budget."""
+    table, latency = make_table().split_rows("test"), make_latency()
+    work = (table.tiles, table.vision_tokens, table.prompt_tokens)
+    mean, upper = latency.mean_and_upper(table.actions, *work)
+    scores = trained.numpy_policy().scores(table.image_features, table.question_features, budget_ms)
+    chosen = choose(scores, mean, upper <= budget_ms)
+    assert (chosen >= 0).all()
+    return float(table.accuracy[np.arange(len(chosen)), chosen].mean())
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "supervised", "outcome"])
+def test_policies_beat_the_best_static_configuration_by_far(algorithm):
+    options = TrainOptions(algorithm=algorithm, hidden=32, members=1, batch_size=32, warm_epochs=40, epochs=5)
+    trained = train_controller_policy(make_table(), make_latency(), options)
+    table = make_table().split_rows("test")
+    budget = 9.0
+    work = (table.tiles, table.vision_tokens, table.prompt_tokens)
+    fits = (make_latency().upper(table.actions, *work) <= budget).mean(axis=0) >= 0.95
+    static = table.accuracy[:, fits].mean(axis=0).max()
+    assert chosen_accuracy(trained, budget) > static + 0.08
+
+
+def test_outcome_head_learns_probabilities():
+    options = TrainOptions(algorithm="outcome", hidden=32, members=1, batch_size=32, warm_epochs=40, epochs=0)
+    trained = train_controller_policy(make_table(), make_latency(), options)
+    table = make_table().split_rows("test")
+    predicted = trained.numpy_policy().scores(table.image_features, table.question_features) * 0.05
+    assert predicted.mean() == pytest.approx(table.accuracy.mean(), abs=0.06)
+    assert np.corrcoef(predicted.ravel(), table.accuracy.ravel())[0, 1] > 0.5
+
+
+def test_published_reward_slides_to_cheaper_configurations():
+    options = TrainOptions(hidden=32, members=1, batch_size=32, warm_epochs=10, epochs=10, kl_weight=0.0)
+    slide = RewardParams(delta=3.0)
+
+    def mean_latency(trained: TrainedPolicy) -> float:
+        table, latency = make_table().split_rows("test"), make_latency()
+        work = (table.tiles, table.vision_tokens, table.prompt_tokens)
+        mean, upper = latency.mean_and_upper(table.actions, *work)
+        scores = trained.numpy_policy().scores(table.image_features, table.question_features, 12.0)
+        chosen = choose(scores, mean, upper <= 12.0)
+        return float(mean[np.arange(len(chosen)), chosen].mean())
+
+    masked = mean_latency(train_controller_policy(make_table(), make_latency(), options))
+    paid = dataclasses.replace(options, reward="v1", reward_params=slide)
+    assert mean_latency(train_controller_policy(make_table(), make_latency(), paid)) < 0.8 * masked
+
+
+def test_groups_hold_one_sample_and_context_each():
+    source, table = make_source(TrainOptions())
+    rows = torch.tensor([[3, 7]])
+    groups = source.groups(rows, torch.tensor([[6.0, math.inf]]), torch.tensor([[0.0, 0.5]]))
+    train = table.split_rows("train")
+    np.testing.assert_array_equal(groups.accuracy[0, 1], train.accuracy[7])
+    work = [part[[3, 7]] for part in (train.tiles, train.vision_tokens, train.prompt_tokens)]
+    mean, upper = make_latency().mean_and_upper(train.actions, *work)
+    np.testing.assert_array_equal(groups.feasible[0, 0], upper[0] <= 6.0)
+    assert groups.feasible[0, 1].all()
+    full = source.spec.full_latency_ms
+    assert full == pytest.approx(float(make_latency().mean(train.actions, *work_of(train))[:, -1].mean()))
+    np.testing.assert_allclose(groups.charge[0, 1], 0.5 * mean[1] / full, rtol=1e-5)
+    expected = train.accuracy[7] - (0.5 + 0.01) * mean[1] / full
+    np.testing.assert_allclose(groups.rewards[0, 1], expected, rtol=1e-4, atol=1e-5)
+
+
+def work_of(table: OutcomeTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return table.tiles, table.vision_tokens, table.prompt_tokens
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_published_rewards_of_groups(version):
+    source, table = make_source(TrainOptions(reward=version, mask_infeasible=False))
+    groups = source.groups(torch.tensor([0, 0]), torch.tensor([6.0, math.inf]), torch.tensor([0.0, 0.25]))
+    accuracy, latency, full = source.accuracy[0], source.mean_ms[0], source.spec.full_latency_ms
+    params = RewardParams()
+    for row, (budget, price) in enumerate([(6.0, 0.0), (full, 0.25)]):
+        if version == "v1":
+            expected = reward_v1(accuracy, latency / 1000, budget / 1000, params)
+        else:
+            expected = reward_v2(accuracy, latency, budget, source.complexity, params)
+        torch.testing.assert_close(groups.rewards[row], expected - price * latency / full)
+    assert groups.feasible.all()
+    assert source.complexity[-1].item() == pytest.approx(1.0)
+    assert table.space.size == len(source.complexity)
+
+
+def test_untested_cells_are_never_feasible_and_never_a_target():
+    table = make_table()
+    accuracy = table.accuracy.copy()
+    accuracy[0, 3] = np.nan
+    train, _ = training_problems(dataclasses.replace(table, accuracy=accuracy), make_latency())
+    assert not train.tested[0, 3]
+    assert train.upper_ms[0, 3] == np.inf
+    source = GroupSource(
+        train,
+        make_spec(table, train.full_latency_ms),
+        table.space,
+        TrainOptions(),
+        feature_scaling(train.features),
+    )
+    groups = source.groups(torch.tensor([0]), torch.tensor([math.inf]), torch.tensor([0.0]))
+    assert not groups.feasible[0, 3]
+    assert groups.feasible[0].sum() == 26
+
+
+def test_contexts_are_hard_or_priced_and_cover_their_ranges():
+    train, _ = training_problems(make_table(), make_latency())
+    ranges = context_ranges(train)
+    budget, price = sample_contexts((4000,), ranges, 0.5, torch.Generator().manual_seed(0))
+    hard = budget < math.inf
+    assert hard.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert (price[hard] == 0).all()
+    assert (price[~hard] >= ranges.price_low * 0.999).all()
+    assert budget[hard].log().median().exp().item() == pytest.approx(
+        math.sqrt(ranges.budget_low_ms * ranges.budget_high_ms), rel=0.05
+    )
+    grid = validation_contexts(ranges)
+    assert len([b for b, _ in grid if b < math.inf]) == len(grid) / 2
+    assert all((price > 0) == (budget == math.inf) for budget, price in grid)
+
+
+def test_constant_features_pass_as_zeros():
+    features = np.array([[1.0, 5.0], [3.0, 5.0]], dtype=np.float32)
+    mean, scale = feature_scaling(features)
+    assert mean.tolist() == [2.0, 5.0]
+    assert scale.tolist() == [1.0, 0.0]
+
+
+def one_configuration(table: OutcomeTable) -> OutcomeTable:
+    cells = (
+        "accuracy",
+        "latency_ms",
+        "first_token_ms",
+        "tiles",
+        "vision_tokens",
+        "prompt_tokens",
+        "output_tokens",
+    )
+    kept = {name: getattr(table, name)[:, -1:] for name in cells}
+    return dataclasses.replace(table, actions=table.actions[-1:], **kept)
+
+
+def without_action(table: OutcomeTable, split: str, column: int) -> OutcomeTable:
+    accuracy = table.accuracy.copy()
+    accuracy[table.split == split, column] = np.nan
+    return dataclasses.replace(table, accuracy=accuracy)
+
+
+def without_sample(table: OutcomeTable) -> OutcomeTable:
+    accuracy = table.accuracy.copy()
+    accuracy[0] = np.nan
+    return dataclasses.replace(table, accuracy=accuracy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (one_configuration, "1 configuration was tested, expected at least 2"),
+        (lambda table: table.select(table.split != "validation"), "no samples in the validation split"),
+        (lambda table: table.select(table.split != "train"), "no samples in the train split"),
+        (
+            lambda table: without_action(table, "train", 5),
+            r"actions \[5\] have no outcome in the train split",
+        ),
+        (without_sample, "have no tested configuration"),
+    ],
+)
+def test_tables_that_teach_nothing(change, message):
+    with pytest.raises(TrainError, match=message):
+        train_controller_policy(change(make_table()), make_latency(), SMALL)
+
+
+def test_full_configuration_must_be_tested():
+    table = make_table()
+    knob = dataclasses.replace(table.space.knobs[0], options=(2, 6, 12, 24))
+    wider = KnobSpace((knob, *table.space.knobs[1:]))
+    with pytest.raises(TrainError, match="the full configuration .* was not tested"):
+        training_problems(dataclasses.replace(table, space=wider), make_latency())
+
+
+def test_features_that_are_not_numbers():
+    table = make_table()
+    broken = dataclasses.replace(table, features=table.features.copy())
+    broken.features[2, 1] = np.nan
+    with pytest.raises(TrainError, match=r"1 samples have NaN or infinite features \(rows \[2\]\)"):
+        train_controller_policy(broken, make_latency(), SMALL)
+
+
+class NeverFeasible:
+    """A latency estimate whose upper bound is infinite: nothing fits any budget."""
+
+    def mean(self, actions, tiles, vision_tokens, prompt_tokens):
+        return np.where(tiles < 0, np.nan, 10.0 + np.zeros((len(tiles), len(actions))))
+
+    def upper(self, actions, tiles, vision_tokens, prompt_tokens):
+        return np.full((len(tiles), len(actions)), np.inf)
+
+
+def test_nothing_feasible_at_any_budget():
+    with pytest.raises(TrainError, match="not a positive finite time for .* fit it on this table"):
+        training_problems(make_table(), NeverFeasible())
+
+
+def test_constant_accuracy_is_reported():
+    table = dataclasses.replace(make_table(), accuracy=np.ones_like(make_table().accuracy))
+    recorder = Recorder()
+    trained = train_controller_policy(table, make_latency(), SMALL, progress=recorder)
+    assert "accuracy is 1 for every sample" in trained.facts["warnings"][0]
+    assert recorder.messages[0] == trained.facts["warnings"][0]
+    assert all(math.isfinite(entry["loss"]) for entry in trained.history)
+
+
+def test_tensorboard_writes_curves(tmp_path):
+    pytest.importorskip("tensorboard")
+    train_controller_policy(make_table(), make_latency(), SMALL, tensorboard_dir=tmp_path)
+    assert list(Path(tmp_path).glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "magic"}, "algorithm: got 'magic', expected one of"),
+        ({"head": "tree"}, "head: got 'tree'"),
+        ({"reward": "v3"}, "reward: got 'v3'"),
+        ({"members": 0}, "members: got 0, expected a whole number of at least 1"),
+        ({"group_size": 1}, "group_size: got 1, expected a whole number of at least 2"),
+        ({"temperature": 0.0}, "temperature: got 0.0, expected a number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: got nan"),
+        ({"dropout": 1.0}, "dropout: got 1.0, expected a number at least 0 and below 1"),
+        ({"average_share": 1.5}, "average_share: got 1.5"),
+        ({"epochs": 0, "warm_epochs": 0}, "expected at least one epoch"),
+        ({"batch_size": True}, "batch_size: got True"),
+    ],
+)
+def test_options_are_validated(changes, message):
+    with pytest.raises(TrainError, match=message):
+        TrainOptions(**changes)
+
+
+def test_options_round_trip_and_refuse_unknown_names():
+    options = TrainOptions(reward="v1", reward_params=RewardParams(alpha=2.0), group_size=8)
+    assert TrainOptions.from_json(options.to_json()) == options
+    with pytest.raises(TrainError, match=r"got unknown \['learning_rat'\]"):
+        TrainOptions.from_json({"learning_rat": 1.0})

@@ -1,0 +1,64 @@
+"""Last stage: the trained weights become the package's `tiny` model, with its blocks ranked and its log kept."""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from paceline.models.molmoe.checkpoint import load_model, save_model
+from paceline.models.molmoe.elastic import ElasticMolmoE
+from paceline.models.molmoe.model import MolmoE
+from paceline.models.molmoe.options import TINY
+from paceline.tasks.digits import DigitsTask
+from training.vocabulary import tiny_tokenizer
+
+ASSETS = Path("src/paceline/assets/models/tiny")
+LOG = Path("benchmarks/results/training_tiny.jsonl")
+STAGES = ("vision", "language", "joint")
+IMPORTANCE_SAMPLES = 192
+
+
+def block_ranking(model: MolmoE) -> list[int]:
+    """Importance of blocks on validation questions."""
+    task = DigitsTask()
+    samples = task.samples("validation", IMPORTANCE_SAMPLES, seed=1)
+    elastic = ElasticMolmoE(model, name="tiny")
+    overviews = [elastic.overview(task.image(sample), sample.question) for sample in samples]
+    return elastic.block_importance(overviews, [sample.answer for sample in samples])
+
+
+def main() -> None:
+    """Write src/paceline/assets/models/tiny and the training log."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--assets", type=Path, default=ASSETS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = MolmoE(TINY, tiny_tokenizer())
+    model.load_state_dict(torch.load(options.out / "joint.pt", weights_only=True)["model"])
+    model.requires_grad_(False).eval()
+    save(model, options.assets)
+    if options.assets == ASSETS:
+        with LOG.open("w") as log:
+            for stage in STAGES:
+                for line in (options.out / f"{stage}.jsonl").read_text().splitlines():
+                    print(json.dumps({"stage": stage, **json.loads(line)}), file=log)
+
+
+def save(model: MolmoE, directory: Path) -> None:
+    """Weights, then the ranking measured on the weights as stored (float16)."""
+    fresh = directory.with_name(directory.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    save_model(model, fresh)
+    stored = load_model(fresh)
+    ranking = block_ranking(stored)
+    save_model(stored, fresh, block_ranking=ranking)
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.replace(directory)
+    print(f"{directory}: block ranking {ranking}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Stage 3: tower and decoder together, on pixels, mostly at or near the full configuration."""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from paceline.models.molmoe import knob_state
+from paceline.models.molmoe.knob_state import KnobState
+from paceline.models.molmoe.model import MolmoE
+from paceline.models.molmoe.options import TINY
+from paceline.tasks.questions import KINDS
+from training import language_stage
+from training.codebook import codebook
+from training.language_stage import CODE_SCALE, sampled_knobs, save_checkpoint
+from training.muon import Muon, split_parameters
+from training.pixels import answer_logits, pixel_batch
+from training.vision_stage import batch_of, vision_loss
+from training.vocabulary import tiny_tokenizer
+
+CROPS = (12, 12, 12, 12, 12, 10, 8, 6, 4, 2)
+DENSE_CROPS, DENSE_WEIGHT = 24, 0.1
+ANSWER, END = 1.0, 0.2  # weight of the answer token and of the end token
+
+
+def joined(folder: Path) -> MolmoE:
+    """The model with the weights of both earlier stages."""
+    model = MolmoE(TINY, tiny_tokenizer())
+    tower = torch.load(folder / "vision.pt", weights_only=True)["tower"]
+    tower["project_down.weight"] *= CODE_SCALE
+    model.vision.load_state_dict(tower)
+    model.decoder.load_state_dict(torch.load(folder / "language.pt", weights_only=True)["decoder"])
+    return model
+
+
+def optimisers_of(model: MolmoE) -> list[torch.optim.Optimizer]:
+    """The decoder's optimisers, slower, and the tower's."""
+    decoder = language_stage.optimisers_of(model.decoder)
+    matrices, others = split_parameters(model.vision.named_parameters(), rest=("positions", "pad_embedding"))
+    for optimiser in decoder:
+        for group in optimiser.param_groups:
+            group["lr"] *= 0.4
+    return [*decoder, Muon(matrices, lr=0.005), torch.optim.AdamW(others, lr=5e-4, weight_decay=0.0)]
+
+
+def average_gradients(model: MolmoE) -> None:
+    """Mean of the gradients over processes."""
+    if not dist.is_initialized():
+        return
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, part in zip(model.parameters(), flat.split([g.numel() for g in grads]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+@torch.no_grad()
+def accuracy_by_kind(model: MolmoE, state: KnobState, max_crops: int, *, scenes_count: int = 32) -> dict[str, float]:
+    """Accuracy per kind on rendered validation scenes, answers teacher-forced one token long."""
+    rng = np.random.default_rng(98)
+    rights, kinds = [], []
+    for _ in range(scenes_count // 4):
+        batch = pixel_batch(
+            model, rng, split="validation", scenes_count=4, questions_count=24, weights=dict.fromkeys(KINDS, 1.0), max_crops=max_crops
+        )
+        with knob_state.knobs(state):
+            logits, targets = answer_logits(model, batch)
+        answer = targets != model.tokenizer.end_of_text
+        rights.append((logits.argmax(-1) == targets)[answer].float())
+        kinds.append(batch.packed.kinds[batch.packed.targets >= 0][answer])
+    right, kind = torch.cat(rights), torch.cat(kinds)
+    out = {name: round(right[kind == index].mean().item(), 3) for index, name in enumerate(KINDS)}
+    return {"mean": round(float(np.mean(list(out.values()))), 3), **out}
+
+
+def validation(model: MolmoE) -> Iterator[tuple[str, dict[str, float] | float]]:
+    """Full configuration by kind, and the mean with each knob low."""
+    half = KnobState(active_blocks=(0, *range(1, 16, 2)))
+    yield "validation", accuracy_by_kind(model, KnobState(), 12)
+    yield "2 crops", accuracy_by_kind(model, KnobState(), 2)["mean"]
+    yield "top_k 4", accuracy_by_kind(model, KnobState(top_k=4), 12)["mean"]
+    yield "9 blocks", accuracy_by_kind(model, half, 12)["mean"]
+
+
+def training_loss(
+    model: MolmoE, rng: np.random.Generator, book: Tensor, scenes_count: int, questions_count: int
+) -> tuple[Tensor, float]:
+    """Answers at sampled knobs, plus what dense crops should say."""
+    batch = pixel_batch(
+        model, rng, split="train", scenes_count=scenes_count, questions_count=questions_count,
+        weights=language_stage.WEIGHTS, max_crops=int(rng.choice(CROPS)),
+    )  # fmt: skip
+    with knob_state.knobs(sampled_knobs(rng, 1.0)):
+        logits, targets = answer_logits(model, batch)
+    weight = torch.where(targets == model.tokenizer.end_of_text, END, ANSWER)
+    loss = (functional.cross_entropy(logits, targets, reduction="none") * weight).sum() / weight.sum()
+    answer = targets != model.tokenizer.end_of_text
+    right = (logits.argmax(-1) == targets)[answer].float().mean().item()
+    patches, labels = batch_of(rng, "train", DENSE_CROPS)
+    dense, _ = vision_loss(model.vision(patches, torch.ones(patches.shape[:2])) / CODE_SCALE, book, labels)
+    return loss + DENSE_WEIGHT * dense, right
+
+
+def main() -> None:
+    """Train with checkpoints; the same command goes on where it stopped. Run under torchrun for several processes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--scenes", type=int, default=4)
+    parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("gloo")
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    model, book = joined(options.out), codebook(TINY.width)
+    optimisers = optimisers_of(model)
+    rates = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
+    checkpoint, first = options.out / "joint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        first = state["step"]
+    for block in model.decoder.blocks:
+        block.moe.compile()
+    model.train()
+    began, running = time.time(), {"loss": 0.0, "accuracy": 0.0}
+    for step in range(first, options.steps):
+        factor = min(1.0, (step + 1) / 50) * (1 - step / options.steps)
+        groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * factor
+        rng = np.random.default_rng((options.seed, step, rank))
+        loss, right = training_loss(model, rng, book, options.scenes, options.questions)
+        loss.backward()
+        average_gradients(model)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        weight = 0.04 if step > first else 1.0
+        running["loss"] += weight * (loss.item() - running["loss"])
+        running["accuracy"] += weight * (right - running["accuracy"])
+        if rank == 0 and (step + 1) % 50 == 0:
+            row: dict[str, object] = {"step": step + 1, **{key: round(value, 3) for key, value in running.items()}}
+            row["seconds"] = round(time.time() - began)
+            if (step + 1) % 200 == 0 or step + 1 == options.steps:
+                save_checkpoint(checkpoint, {"model": model.state_dict(), "step": step + 1}, optimisers)
+                row.update(validation(model))
+            with (options.out / "joint.jsonl").open("a") as log:
+                print(json.dumps(row), file=log)
+            print(json.dumps(row), flush=True)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Stage 2: the decoder alone learns to answer from described scenes, mostly at the full configuration."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from paceline.models.molmoe import knob_state
+from paceline.models.molmoe.decoder import Decoder
+from paceline.models.molmoe.knob_state import KnobState
+from paceline.models.molmoe.options import TINY
+from paceline.models.molmoe.tokenizer import MolmoTokenizer
+from paceline.tasks.questions import KINDS
+from paceline.tasks.scenes import COLOR_NAMES
+from training.codebook import ROWS, codebook
+from training.muon import Muon, split_parameters
+from training.symbolic import PackedBatch, packed_batch
+from training.vocabulary import tiny_tokenizer
+
+CODE_SCALE = 4.0  # length of a code in the decoder's input
+PRIMITIVES = {"read": 1.0, "color": 1.0, "largest": 0.4, "count": 0.4, "larger": 0.5}
+WEIGHTS = {
+    "read": 0.7, "color": 1.0, "largest": 0.4, "count": 0.6, "larger": 0.8, "plus": 1.0, "plus3": 1.4, "times": 1.2,
+    "fact": 1.6, "code": 1.8, "pair": 1.3, "hop": 1.2,
+}  # fmt: skip
+FEWER_EXPERTS = (4, 8, 16)
+
+
+def initialise(decoder: Decoder, tokenizer: MolmoTokenizer, seed: int) -> None:
+    """Random weights; queries equal keys, and words of colours and digits equal their codes, so look-ups start warm."""
+    torch.manual_seed(seed)
+    width, book = TINY.width, codebook(TINY.width)
+    with torch.no_grad():
+        torch.nn.init.normal_(decoder.embedding, std=CODE_SCALE * width**-0.5)
+        for words, (low, _) in ((range(10), ROWS["digit"]), (COLOR_NAMES, ROWS["color"])):
+            for index, word in enumerate(words):
+                (token, _) = tokenizer.answer_tokens(str(word))
+                decoder.embedding[token] = CODE_SCALE * book[low + index]
+        decoder.embedding[tokenizer.image_patch] *= 0.25
+        torch.nn.init.normal_(decoder.head.weight, std=0.02)
+        for block in decoder.blocks:
+            for weight in (block.attention.qkv.weight, block.moe.router.weight, block.moe.gate_up):  # type: ignore[union-attr]
+                torch.nn.init.normal_(weight, std=width**-0.5)  # type: ignore[arg-type]
+            qkv = block.attention.qkv.weight  # type: ignore[union-attr]
+            qkv[width : 2 * width] = qkv[:width]  # type: ignore[index]
+            torch.nn.init.normal_(block.attention.out.weight, std=0.5 * width**-0.5)  # type: ignore[union-attr,arg-type]
+            torch.nn.init.normal_(block.moe.down, std=1.0)  # type: ignore[union-attr,arg-type]
+
+
+
+def optimisers_of(decoder: Decoder) -> list[torch.optim.Optimizer]:
+    """Muon for matrices (experts' outputs faster, for a flat router weighs each by about 1/64), AdamW for the rest."""
+    matrices, others = split_parameters(decoder.named_parameters(), rest=("embedding", "head"))
+    downs = {id(block.moe.down) for block in decoder.blocks}  # type: ignore[union-attr]
+    groups = [
+        {"params": [p for p in matrices if id(p) not in downs], "lr": 0.02},
+        {"params": [p for p in matrices if id(p) in downs], "lr": 0.12},
+    ]
+    return [Muon(groups, lr=0.02), torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)]  # type: ignore[arg-type]
+
+
+def sampled_knobs(rng: np.random.Generator, share: float) -> KnobState:
+    """Full in 75 % of steps; else one knob lower: fewer experts, or one to four blocks left out."""
+    if share < 0.15 or rng.random() < 0.75:
+        return KnobState()
+    if rng.random() < 0.5:
+        return KnobState(top_k=int(rng.choice(FEWER_EXPERTS)))
+    dropped = rng.choice(np.arange(1, TINY.num_blocks), int(rng.integers(1, 5)), replace=False)
+    return KnobState(active_blocks=tuple(b for b in range(TINY.num_blocks) if b not in dropped))
+
+
+def answer_logits(decoder: Decoder, batch: PackedBatch, book: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (answers, vocabulary) and targets (answers,) at the answer positions."""
+    embeddings = decoder.embed(batch.ids) + CODE_SCALE * (batch.codes @ book)
+    hidden = decoder(embeddings, batch.positions, batch.mask)
+    wanted = batch.targets >= 0
+    return decoder.logits(hidden[wanted]), batch.targets[wanted]
+
+
+@torch.no_grad()
+def accuracy_by_kind(
+    decoder: Decoder, tokenizer: MolmoTokenizer, book: Tensor, state: KnobState, *, count: int = 24
+) -> dict[str, float]:
+    """Accuracy per kind on described validation scenes."""
+    rng = np.random.default_rng(99)
+    batch = packed_batch(
+        rng, tokenizer, split="validation", scenes_count=count, questions_count=24, weights=dict.fromkeys(KINDS, 1.0), max_crops=12
+    )
+    with knob_state.knobs(state):
+        logits, targets = answer_logits(decoder, batch, book)
+    right = (logits.argmax(-1) == targets).float()
+    kinds = batch.kinds[batch.targets >= 0]
+    out = {name: round(right[kinds == index].mean().item(), 3) for index, name in enumerate(KINDS)}
+    return {"mean": round(float(np.mean(list(out.values()))), 3), **out}
+
+
+def save_checkpoint(path: Path, state: dict[str, object], optimisers: list[torch.optim.Optimizer]) -> None:
+    """Write a checkpoint beside the old one, then replace it."""
+    torch.save({**state, "optimisers": [optimiser.state_dict() for optimiser in optimisers]}, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def main() -> None:
+    """Train with checkpoints; the same command goes on where it stopped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--scenes", type=int, default=7)
+    parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    tokenizer, decoder, book = tiny_tokenizer(), Decoder(TINY), codebook(TINY.width)
+    initialise(decoder, tokenizer, options.seed)
+    optimisers = optimisers_of(decoder)
+    rates = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
+    checkpoint, first = options.out / "language.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        decoder.load_state_dict(state["decoder"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        first = state["step"]
+    for block in decoder.blocks:
+        block.moe.compile()
+    decoder.train()
+    log = (options.out / "language.jsonl").open("a")
+    began, running, tokens = time.time(), {}, 0
+    for step in range(first, options.steps):
+        share = step / options.steps
+        factor = min(1.0, (step + 1) / 60) * (1.0 if share < 0.55 else (1 - share) / 0.45 + 0.01)
+        groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * factor
+        rng = np.random.default_rng((options.seed, step))
+        crops = 12 if rng.random() < 0.7 else int(rng.choice((2, 4, 6, 8, 10)))
+        batch = packed_batch(
+            rng, tokenizer, split="train", scenes_count=options.scenes, questions_count=options.questions,
+            weights=PRIMITIVES if share < 0.12 else WEIGHTS, max_crops=crops,
+        )  # fmt: skip
+        knobs = sampled_knobs(rng, share)
+        with knob_state.knobs(knobs):
+            logits, targets = answer_logits(decoder, batch, book)
+        loss = functional.cross_entropy(logits, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        tokens += batch.ids.numel()
+        if knobs == KnobState():
+            right = (logits.argmax(-1) == targets).float()
+            kinds = batch.kinds[batch.targets >= 0]
+            facts = {name: right[kinds == i].mean().item() for i, name in enumerate(KINDS) if (kinds == i).any()}
+            facts["loss"] = loss.item()
+            running = {**running, **{k: 0.96 * running.get(k, v) + 0.04 * v for k, v in facts.items()}}
+        if (step + 1) % 50 == 0:
+            row = {"step": step + 1, **{key: round(value, 3) for key, value in running.items()}}
+            row["tokens_per_s"] = round(tokens / (time.time() - began))
+            if (step + 1) % 250 == 0:
+                save_checkpoint(checkpoint, {"decoder": decoder.state_dict(), "step": step + 1}, optimisers)
+            if (step + 1) % 500 == 0:
+                row["validation"] = accuracy_by_kind(decoder, tokenizer, book, KnobState())
+                row["top_k 4"] = accuracy_by_kind(decoder, tokenizer, book, KnobState(top_k=4))["mean"]
+                first_half = KnobState(active_blocks=(0, *range(1, 16, 2)))
+                row["9 blocks"] = accuracy_by_kind(decoder, tokenizer, book, first_half)["mean"]
+            print(json.dumps(row), file=log, flush=True)
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
