@@ -5,6 +5,7 @@ import json
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,9 @@ from paceline.runtime.calibration import (
 )
 
 
-def adaptive_on(speed=1.0, **options):
+def adaptive_on(speed: float = 1.0, **options: Any) -> Any:
     clock = FakeClock()
-    options = {"calibrate": False} | options
+    options.setdefault("calibrate", False)
     return AdaptiveModel(TimedModel(clock, speed), controller(), clock=clock, **options)
 
 
@@ -190,7 +191,7 @@ def test_drift_shifts_choices_to_cheaper_configurations():
 def test_the_controllers_block_ranking_is_installed():
     ranked = dataclasses.replace(controller(), block_ranking=(0, *range(15, 0, -1)))
     model = FakeModel()
-    adaptive = AdaptiveModel(model, ranked, calibrate=False)
+    adaptive: Any = AdaptiveModel(model, ranked, calibrate=False)
     assert adaptive.model.ranking == [0, *range(15, 0, -1)]
     assert model.ranking == list(range(16))
 
@@ -219,7 +220,7 @@ def test_workloads_are_kept_per_image_size_and_prompt_length():
 
 def test_many_threads_answer_as_one():
     work = requests(60)
-    adaptive = AdaptiveModel(FakeModel(), controller(), calibrate=False, clock=lambda: 0.0)
+    adaptive: Any = AdaptiveModel(FakeModel(), controller(), calibrate=False, clock=lambda: 0.0)
     adaptive.drift.update = lambda **_: 1.0  # time stands still on this clock
 
     def one(index):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ class RecordingPolicy(NumpyPolicy):
         return self.fixed
 
 
-def with_scores(scores=None):
+def with_scores(scores: np.ndarray | None = None) -> Any:
     return dataclasses.replace(controller(), policy=RecordingPolicy(controller().policy, scores))
 
 
@@ -81,7 +82,7 @@ def test_the_feasible_set_grows_with_the_budget(budgets, index):
     for made in (low, high):
         assert made.action in controller().actions
         assert made.reason == ("policy" if made.feasible else "cheapest")
-        assert made.feasible == 0 or made.upper_ms <= made.budget_ms
+        assert made.feasible == 0 or made.upper_ms <= (made.budget_ms or 0)
         assert controller().space.action(made.configuration) == made.action
 
 
@@ -120,7 +121,7 @@ def test_first_token_budget():
         == made.feasible
     )
     both = controller().decide(request, first_token_budget_ms=edge, budget_ms=float(np.sort(uppers())[3]))
-    assert both.feasible == int(np.sum((first <= edge) & (uppers() <= both.budget_ms)))
+    assert both.feasible == int(np.sum((first <= edge) & (uppers() <= (both.budget_ms or 0))))
 
 
 def test_the_policy_is_told_the_remaining_budget_of_the_profiled_machine():
@@ -142,7 +143,7 @@ def test_shares_and_classes_are_of_this_requests_full_configuration():
     full = float(means()[-1])
     assert controller().decide(context(), budget="80%").budget_ms == pytest.approx(0.8 * full)
     assert controller().decide(context(), budget="80%", slowdown=3.0).budget_ms == pytest.approx(0.8 * full)
-    named = [controller().decide(context(), budget=name).budget_ms for name in ("low", "medium", "high")]
+    named = [controller().decide(context(), budget=name).budget_ms or 0 for name in ("low", "medium", "high")]
     shares = controller().guard.classes
     assert named == pytest.approx([shares[name] * full for name in ("low", "medium", "high")])
     assert named == sorted(named)
@@ -150,7 +151,7 @@ def test_shares_and_classes_are_of_this_requests_full_configuration():
     assert controller().decide(context(), budget="0.012s").budget_ms == 12.0
     wide = max(range(100), key=lambda i: rows_to_serve().tiles[i, -1])
     narrow = min(range(100), key=lambda i: rows_to_serve().tiles[i, -1])
-    more, less = (controller().decide(context(i), budget="80%").budget_ms for i in (wide, narrow))
+    more, less = (controller().decide(context(i), budget="80%").budget_ms or 0 for i in (wide, narrow))
     assert more > less
 
 

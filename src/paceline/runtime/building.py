@@ -27,6 +27,7 @@ def build_controller(
     latency: LatencyEstimator,
     first_token_latency: LatencyEstimator,
     *,
+    overview_ms: float | None,
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Controller:
@@ -40,6 +41,8 @@ def build_controller(
         )
     manifest = table.manifest
     lengths = table.output_tokens[np.isfinite(table.output_tokens)]
+    if overview_ms is None:
+        overview_ms = float(manifest.audit.get("overview_ms") or 0.0)
     longest = manifest.options.get("max_new_tokens")
     return Controller(
         space=table.space,
@@ -47,7 +50,7 @@ def build_controller(
         latency=latency,
         first_token_latency=first_token_latency,
         guard=Guard(
-            overview_ms=float(manifest.audit.get("overview_ms") or 0.0),
+            overview_ms=overview_ms,
             output_tokens=float(lengths.mean()) if len(lengths) else 1.0,
             max_new_tokens=int(longest or max(1.0, np.ceil(lengths.max(initial=1.0)))),
             classes=class_shares(table, latency),
@@ -72,20 +75,20 @@ def build_controller(
 def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimator) -> PriceTable:
     """Price of time for a grid of average budgets, fitted on the validation split without a hard limit."""
     validation = table.split_rows("validation")
+    full_ms, temperature = policy.spec.full_latency_ms * latency.scale, policy.spec.temperature
     scores = policy.scores(validation.image_features, validation.question_features, None)
     mean_ms = latency.mean(
         table.actions, validation.tiles, validation.vision_tokens, validation.prompt_tokens
     )
-    units = {
-        "full_latency_ms": policy.spec.full_latency_ms * latency.scale,
-        "temperature": policy.spec.temperature,
-    }
     lowest = LOWEST_MARGIN * float(np.nanmin(mean_ms, axis=1).mean())
-    unpriced = mean_chosen_latency(scores, mean_ms, 0.0, **units)
+    unpriced = mean_chosen_latency(scores, mean_ms, 0.0, full_latency_ms=full_ms, temperature=temperature)
     if unpriced <= lowest:
         return PriceTable(np.array([lowest / latency.scale]), np.array([0.0]))
     budgets = np.geomspace(lowest, unpriced, PRICED_BUDGETS)
-    prices = [fit_price(scores, mean_ms, float(budget), **units) for budget in budgets[:-1]]
+    prices = [
+        fit_price(scores, mean_ms, float(budget), full_latency_ms=full_ms, temperature=temperature)
+        for budget in budgets[:-1]
+    ]
     return PriceTable(budgets / latency.scale, np.minimum.accumulate(np.array([*prices, 0.0])))
 
 

@@ -167,14 +167,25 @@ class Controller:
         latency: LatencyEstimator,
         first_token_latency: LatencyEstimator,
         *,
+        overview_ms: float | None = None,
         metrics: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> "Controller":
-        """The controller of a trained policy; prices are fitted on the table's validation split."""
+        """The controller of a trained policy; prices are fitted on the table's validation split.
+
+        `overview_ms`: the expected time of the overview on the profiled machine; by default what the manifest's
+        audit says, else 0, which counts an overview twice until the controller is calibrated to a machine.
+        """
         from paceline.runtime.building import build_controller
 
         return build_controller(
-            trained, table, latency, first_token_latency, metrics=metrics or {}, provenance=provenance or {}
+            trained,
+            table,
+            latency,
+            first_token_latency,
+            overview_ms=overview_ms,
+            metrics=metrics or {},
+            provenance=provenance or {},
         )
 
     @property
