@@ -23,6 +23,16 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
 
+bench: $(INSTALLED)
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.embedded_model
+
+# Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.
+train-tiny: $(INSTALLED)
+	$(ONE_THREAD) $(BIN)/python -m training.vision_stage
+	$(ONE_THREAD) $(BIN)/python -m training.language_stage
+	$(ONE_THREAD) $(BIN)/python -m training.joint_stage
+	$(ONE_THREAD) $(BIN)/python -m training.export
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

@@ -64,7 +64,11 @@ def latency(
             if number >= 0:
                 times[index].append((time.perf_counter() - start) * 1e3)
     return [
-        {"latency_ms": statistics.median(row), "p10_ms": np.quantile(row, 0.1), "p90_ms": np.quantile(row, 0.9)}
+        {
+            "latency_ms": statistics.median(row),
+            "p10_ms": np.quantile(row, 0.1),
+            "p90_ms": np.quantile(row, 0.9),
+        }
         for row in times
     ]
 
@@ -110,7 +114,12 @@ def main() -> None:
     }
     path = write_result(options.name, {**summary, "configurations": rows})
     curves = [
-        {"knob": knob.name, "option": row["configuration"][knob.name], "accuracy": row["accuracy"]["mean"], "latency_ms": row["latency_ms"]}
+        {
+            "knob": knob.name,
+            "option": row["configuration"][knob.name],
+            "accuracy": row["accuracy"]["mean"],
+            "latency_ms": row["latency_ms"],
+        }
         for knob in model.knobs.knobs
         for row in rows
         if all(row["configuration"][k] == v for k, v in model.knobs.full.items() if k != knob.name)

@@ -35,7 +35,9 @@ def hardware() -> dict[str, Any]:
 def commit() -> str:
     """The commit of the working tree, marked when it has changes."""
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+    )
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
@@ -45,7 +47,8 @@ def write_result(name: str, values: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     provenance = {
         "hardware": hardware(),
-        "software": {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()},
+        "software": {name: version(name) for name in ("torch", "numpy")}
+        | {"python": platform.python_version()},
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "command": " ".join(["python", "-m", "benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),

@@ -6,9 +6,21 @@ from torch import Tensor
 
 from paceline.tasks.scenes import COLOR_NAMES
 
-SIZE_EDGES = (3.2, 5.0, 7.5, 11.0, 16.0, 22.0)  # apparent size in crop pixels, lower edges of the bins but the first
+SIZE_EDGES = (
+    3.2,
+    5.0,
+    7.5,
+    11.0,
+    16.0,
+    22.0,
+)  # apparent size in crop pixels, lower edges of the bins but the first
 NUM_SIZES = len(SIZE_EDGES) + 1
-ROWS = {"object": (0, 1), "digit": (1, 11), "color": (11, 11 + len(COLOR_NAMES)), "size": (17, 17 + NUM_SIZES)}
+ROWS = {
+    "object": (0, 1),
+    "digit": (1, 11),
+    "color": (11, 11 + len(COLOR_NAMES)),
+    "size": (17, 17 + NUM_SIZES),
+}
 NUM_ROWS = 17 + NUM_SIZES
 
 

@@ -8,13 +8,15 @@ from paceline.tasks import scenes
 from training.codebook import size_bin
 
 CROP, TOKEN = TINY.crop_size, 2 * TINY.patch_size
-ZOOMS = (1.0, 1.0, 1.0, 0.9, 0.86, 0.8, 0.75, 0.67, 0.6, 0.5, 0.43, 0.38, 0.33, 0.3, 0.25, 0.21)
+APPARENT = (3.5, 22.0)  # range of the digits' size in the crop, pixels
 CROPS_PER_CANVAS = 12
 
 
-def _dense_canvas(rng: np.random.Generator, pool: np.ndarray, side: int) -> tuple[np.ndarray, list[scenes.Digit]]:
+def _dense_canvas(
+    rng: np.random.Generator, pool: np.ndarray, side: int, scale: str
+) -> tuple[np.ndarray, list[scenes.Digit]]:
     values = scenes.scans()[1]
-    low, high = scenes.DIGIT_SIZES["small" if rng.random() < 0.5 else "large"]
+    low, high = scenes.DIGIT_SIZES[scale]
     canvas = scenes.background(rng, side, side)
     cell = high * rng.uniform(1.35, 2.2)
     cells = max(int(side / cell), 1)
@@ -40,16 +42,20 @@ def _dense_canvas(rng: np.random.Generator, pool: np.ndarray, side: int) -> tupl
     return np.clip(canvas, 0, 255).astype(np.uint8), digits
 
 
-def dense_crops(rng: np.random.Generator, split: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def dense_crops(
+    rng: np.random.Generator, split: str, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Patches (count, 64, 48) float32, then digit, colour and size bin per token (count, 16), -1 for background."""
     pool = scenes.split_scans(split)
     crops = np.zeros((count, CROP, CROP, 3), dtype=np.uint8)
     labels = np.full((3, count, (CROP // TOKEN) ** 2), -1, dtype=np.int64)
     best = np.zeros((count, (CROP // TOKEN) ** 2))
     for start in range(0, count, CROPS_PER_CANVAS):
-        zoom = float(rng.choice(ZOOMS)) * rng.uniform(0.95, 1.05)
+        apparent = rng.uniform(*APPARENT)
+        scale = "small" if apparent < 10 and rng.random() < 0.5 else "large"
+        zoom = min(apparent / np.mean(scenes.DIGIT_SIZES[scale]), 1.05)
         side = int(np.ceil((CROP + 24) / zoom))
-        canvas, digits = _dense_canvas(rng, pool, side)
+        canvas, digits = _dense_canvas(rng, pool, side, scale)
         small = max(round(side * zoom), CROP)
         image = np.asarray(Image.fromarray(canvas).resize((small, small), Image.Resampling.BILINEAR))
         factor = small / side

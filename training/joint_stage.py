@@ -48,7 +48,7 @@ def optimisers_of(model: MolmoE) -> list[torch.optim.Optimizer]:
     for optimiser in decoder:
         for group in optimiser.param_groups:
             group["lr"] *= 0.4
-    return [*decoder, Muon(matrices, lr=0.005), torch.optim.AdamW(others, lr=5e-4, weight_decay=0.0)]
+    return [*decoder, Muon(matrices, lr=0.001), torch.optim.AdamW(others, lr=3e-4, weight_decay=0.0)]
 
 
 def average_gradients(model: MolmoE) -> None:
@@ -64,13 +64,21 @@ def average_gradients(model: MolmoE) -> None:
 
 
 @torch.no_grad()
-def accuracy_by_kind(model: MolmoE, state: KnobState, max_crops: int, *, scenes_count: int = 32) -> dict[str, float]:
+def accuracy_by_kind(
+    model: MolmoE, state: KnobState, max_crops: int, *, scenes_count: int = 32
+) -> dict[str, float]:
     """Accuracy per kind on rendered validation scenes, answers teacher-forced one token long."""
     rng = np.random.default_rng(98)
     rights, kinds = [], []
     for _ in range(scenes_count // 4):
         batch = pixel_batch(
-            model, rng, split="validation", scenes_count=4, questions_count=24, weights=dict.fromkeys(KINDS, 1.0), max_crops=max_crops
+            model,
+            rng,
+            split="validation",
+            scenes_count=4,
+            questions_count=24,
+            weights=dict.fromkeys(KINDS, 1.0),
+            max_crops=max_crops,
         )
         with knob_state.knobs(state):
             logits, targets = answer_logits(model, batch)
@@ -154,7 +162,10 @@ def main() -> None:
         running["loss"] += weight * (loss.item() - running["loss"])
         running["accuracy"] += weight * (right - running["accuracy"])
         if rank == 0 and (step + 1) % 50 == 0:
-            row: dict[str, object] = {"step": step + 1, **{key: round(value, 3) for key, value in running.items()}}
+            row: dict[str, object] = {
+                "step": step + 1,
+                **{key: round(value, 3) for key, value in running.items()},
+            }
             row["seconds"] = round(time.time() - began)
             if (step + 1) % 200 == 0 or step + 1 == options.steps:
                 save_checkpoint(checkpoint, {"model": model.state_dict(), "step": step + 1}, optimisers)

@@ -23,7 +23,9 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised per matrix, with decoupled weight decay."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -39,10 +41,14 @@ class Muon(torch.optim.Optimizer):
                 buffer = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = orthogonalise(parameter.grad.lerp(buffer, group["momentum"]))
                 scale = max(1.0, parameter.shape[-2] / parameter.shape[-1]) ** 0.5
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(
+                    update, alpha=-group["lr"] * scale
+                )
 
 
-def split_parameters(named: Iterable[tuple[str, Tensor]], *, rest: tuple[str, ...]) -> tuple[list[Tensor], list[Tensor]]:
+def split_parameters(
+    named: Iterable[tuple[str, Tensor]], *, rest: tuple[str, ...]
+) -> tuple[list[Tensor], list[Tensor]]:
     """Matrices for Muon, and everything else (vectors, and names that contain one of `rest`) for AdamW."""
     matrices, others = [], []
     for name, parameter in named:

@@ -30,7 +30,9 @@ class PackedBatch:
     kinds: Tensor  # (scenes, time) index of the question's kind, -1 elsewhere
 
 
-def token_places(scene: scenes.Scene, height: int, width: int, tokens_wide: int) -> tuple[np.ndarray, np.ndarray]:
+def token_places(
+    scene: scenes.Scene, height: int, width: int, tokens_wide: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Token index of each digit's centre on a canvas of the given size, and its apparent size."""
     top, left, inner_height, inner_width = fit_inside(scene.height, scene.width, height, width)
     factor = inner_height / scene.height
@@ -40,14 +42,18 @@ def token_places(scene: scenes.Scene, height: int, width: int, tokens_wide: int)
     return (rows // TOKEN).astype(int) * tokens_wide + (columns // TOKEN).astype(int), sizes
 
 
-def described(rng: np.random.Generator, scene: scenes.Scene, places: np.ndarray, sizes: np.ndarray, count: int) -> np.ndarray:
+def described(
+    rng: np.random.Generator, scene: scenes.Scene, places: np.ndarray, sizes: np.ndarray, count: int
+) -> np.ndarray:
     """Coordinates (count, NUM_ROWS) of the tokens of one view, blurred as small digits are."""
     out = np.zeros((count, NUM_ROWS), dtype=np.float32)
     low, high = ROWS["digit"]
     for index in np.argsort(sizes):
         digit = scene.digits[index]
         row = coordinates(
-            np.array([digit.value]), np.array([scenes.COLOR_NAMES.index(digit.color)]), size_bin(sizes[[index]])
+            np.array([digit.value]),
+            np.array([scenes.COLOR_NAMES.index(digit.color)]),
+            size_bin(sizes[[index]]),
         )[0]
         quality = 1 / (1 + np.exp(-(sizes[index] + rng.normal(0, 0.6) - READABLE[0]) / READABLE[1]))
         confusion = rng.dirichlet(np.full(high - low, 0.3)).astype(np.float32)
@@ -67,13 +73,17 @@ def image_part(
     patches = np.nonzero(ids == tokenizer.image_patch)[0]
     overview = OVERVIEW_SIDE**2
     side = TINY.crop_size
-    codes[patches[:overview]] = described(rng, scene, *token_places(scene, side, side, OVERVIEW_SIDE), overview)
+    codes[patches[:overview]] = described(
+        rng, scene, *token_places(scene, side, side, OVERVIEW_SIDE), overview
+    )
     places, sizes = token_places(scene, grid[0] * TOKEN, grid[1] * TOKEN, grid[1])
     codes[patches[overview:]] = described(rng, scene, places, sizes, grid[0] * grid[1])
     wanted = (codes.any(axis=1)) | (rng.random(len(ids)) < keep)
     wanted[0] = True
     where = np.nonzero(wanted)[0]
-    codes[where] += rng.normal(0, 0.06, (len(where), NUM_ROWS)) * (ids[where] == tokenizer.image_patch)[:, None]
+    codes[where] += (
+        rng.normal(0, 0.06, (len(where), NUM_ROWS)) * (ids[where] == tokenizer.image_patch)[:, None]
+    )
     return ids[where], codes[where], where, len(ids)
 
 
@@ -95,7 +105,18 @@ def packed_batch(
     for _ in range(scenes_count):
         scene = scenes.random_scene(rng, split)
         ids, codes, positions, start = image_part(rng, scene, max_crops, tokenizer, keep)
-        rows.append(pack(rng, tokenizer, scene, rng.choice(kinds, questions_count, p=shares / shares.sum()), ids, codes, positions, start))
+        rows.append(
+            pack(
+                rng,
+                tokenizer,
+                scene,
+                rng.choice(kinds, questions_count, p=shares / shares.sum()),
+                ids,
+                codes,
+                positions,
+                start,
+            )
+        )
     return collate(rows)
 
 
@@ -137,7 +158,11 @@ def collate(rows) -> PackedBatch:
     codes = np.zeros((batch, longest, rows[0][5].shape[1]), np.float32)
     for index, (row_ids, row_positions, row_groups, row_targets, row_kinds, row_codes) in enumerate(rows):
         count = len(row_ids)
-        ids[index, :count], positions[index, :count], groups[index, :count] = row_ids, row_positions, row_groups
+        ids[index, :count], positions[index, :count], groups[index, :count] = (
+            row_ids,
+            row_positions,
+            row_groups,
+        )
         targets[index, :count], kinds[index, :count], codes[index, :count] = row_targets, row_kinds, row_codes
     causal = np.tril(np.ones((longest, longest), bool))
     allowed = ((groups[:, None, :] == 0) | (groups[:, :, None] == groups[:, None, :])) & causal

@@ -82,13 +82,19 @@ def _count(rng: np.random.Generator, scene: Scene) -> Question | None:
 def _larger(rng: np.random.Generator, scene: Scene) -> Question | None:
     first, second = _colors(rng, scene, 2)
     values = _values(scene)
-    return Question(kind="larger", text=f"which is larger {first} or {second}", answer=str(max(values[first], values[second])))
+    return Question(
+        kind="larger",
+        text=f"which is larger {first} or {second}",
+        answer=str(max(values[first], values[second])),
+    )
 
 
 def _plus(rng: np.random.Generator, scene: Scene) -> Question | None:
     first, second = _colors(rng, scene, 2)
     values = _values(scene)
-    return Question(kind="plus", text=f"what is {first} plus {second}", answer=str(values[first] + values[second]))
+    return Question(
+        kind="plus", text=f"what is {first} plus {second}", answer=str(values[first] + values[second])
+    )
 
 
 def _plus3(rng: np.random.Generator, scene: Scene) -> Question | None:
@@ -101,7 +107,9 @@ def _plus3(rng: np.random.Generator, scene: Scene) -> Question | None:
 def _times(rng: np.random.Generator, scene: Scene) -> Question | None:
     first, second = _colors(rng, scene, 2)
     values = _values(scene)
-    return Question(kind="times", text=f"what is {first} times {second}", answer=str(values[first] * values[second]))
+    return Question(
+        kind="times", text=f"what is {first} times {second}", answer=str(values[first] * values[second])
+    )
 
 
 def _fact(rng: np.random.Generator, scene: Scene) -> Question | None:

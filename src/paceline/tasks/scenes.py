@@ -115,7 +115,9 @@ def random_scene(rng: np.random.Generator, split: str, *, scale: str | None = No
     return Scene(height=height, width=width, scale=scale, digits=digits, noise_seed=int(rng.integers(2**31)))
 
 
-def _place(rng: np.random.Generator, sizes: np.ndarray, height: int, width: int) -> list[tuple[float, float]] | None:
+def _place(
+    rng: np.random.Generator, sizes: np.ndarray, height: int, width: int
+) -> list[tuple[float, float]] | None:
     """Centres at which the digits neither overlap nor leave the canvas, or None after too many tries."""
     places: list[tuple[float, float]] = []
     for index, size in enumerate(sizes):
@@ -123,7 +125,8 @@ def _place(rng: np.random.Generator, sizes: np.ndarray, height: int, width: int)
             row = rng.uniform(size / 2 + 1, height - size / 2 - 1)
             column = rng.uniform(size / 2 + 1, width - size / 2 - 1)
             gaps = [
-                max(abs(row - r), abs(column - c)) - 0.5 * (size + sizes[other]) for other, (r, c) in enumerate(places)
+                max(abs(row - r), abs(column - c)) - 0.5 * (size + sizes[other])
+                for other, (r, c) in enumerate(places)
             ]
             if all(gap > 1.5 for gap in gaps):
                 places.append((row, column))

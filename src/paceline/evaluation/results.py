@@ -1,0 +1,181 @@
+"""The results object: one JSON value that the command line prints, the report draws and tests read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from paceline.evaluation import metrics
+from paceline.evaluation.baselines import Hull
+from paceline.evaluation.bootstrap import SceneBootstrap, interval, ratio
+from paceline.evaluation.problem import Problem
+
+Shares = Mapping[str, Sequence[np.ndarray]]
+"""Contender -> shares (n, m) per budget."""
+
+RIVALS = {"gain": "best_static", "gain_over_lookup": "lookup", "gain_over_supervised": "supervised"}
+"""Name of a difference -> the contender that is taken from Paceline."""
+
+
+def section(
+    test: Problem,
+    shares: Shares,
+    budgets_ms: Sequence[float],
+    quantiles: Sequence[float | None],
+    bootstrap: SceneBootstrap,
+) -> dict[str, Any]:
+    """Everything measured under one kind of budget, for the contenders in `shares`."""
+    value: dict[str, Any] = {"budgets_ms": list(budgets_ms), "quantiles": list(quantiles)}
+    per_sample = {
+        name: np.stack([metrics.sample_accuracy(test, part) for part in parts], axis=1)
+        for name, parts in shares.items()
+    }
+    value["accuracy"] = {name: columns.mean(axis=0).tolist() for name, columns in per_sample.items()}
+    value |= _latencies(test, shares)
+    drawn = bootstrap.means(np.concatenate(list(per_sample.values()), axis=1))
+    draws = dict(zip(per_sample, np.split(drawn, len(per_sample), axis=1), strict=True))
+    value["accuracy_ci"] = {name: pairs(interval(part)) for name, part in draws.items()}
+    if "paceline" in shares:
+        value |= _gains(per_sample, draws)
+        value |= _behaviour(test, shares["paceline"])
+    return value
+
+
+def _latencies(test: Problem, shares: Shares) -> dict[str, Any]:
+    value: dict[str, Any] = {name: {} for name in ("mean_latency_ms", "p50_latency_ms", "p95_latency_ms")}
+    for name, parts in shares.items():
+        value["mean_latency_ms"][name] = [float(metrics.sample_latency(test, part).mean()) for part in parts]
+        spread = [metrics.latency_quantiles(test, part, (0.5, 0.95)) for part in parts]
+        value["p50_latency_ms"][name] = [low for low, _ in spread]
+        value["p95_latency_ms"][name] = [high for _, high in spread]
+    return value
+
+
+def _gains(per_sample: Mapping[str, np.ndarray], draws: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for name, rival in RIVALS.items():
+        if rival in per_sample:
+            value[name] = numbers((per_sample["paceline"] - per_sample[rival]).mean(axis=0))
+            value[f"{name}_ci"] = pairs(interval(draws["paceline"] - draws[rival]))
+    if "oracle" in per_sample and "best_static" in per_sample:
+        means = {name: columns.mean(axis=0) for name, columns in per_sample.items()}
+        gaps = ratio(means["paceline"] - means["best_static"], means["oracle"] - means["best_static"])
+        drawn = ratio(draws["paceline"] - draws["best_static"], draws["oracle"] - draws["best_static"])
+        value["closed_gap"], value["closed_gap_ci"] = numbers(gaps), pairs(interval(drawn))
+        counted = np.isfinite(gaps)
+        value["closed_gap_mean"] = float(gaps[counted].mean()) if counted.any() else None
+        ends = interval(drawn[:, counted].mean(axis=1)) if counted.any() else np.full(2, np.nan)
+        value["closed_gap_mean_ci"] = pairs(ends[:, None])[0]
+    return value
+
+
+def _behaviour(test: Problem, parts: Sequence[np.ndarray]) -> dict[str, Any]:
+    names = test.space.names
+    use = np.stack([metrics.knob_use(test, part) for part in parts])
+    by_kind = {}
+    options = metrics.option_values(test.space, test.actions)
+    for kind in np.unique(test.kind):
+        rows = test.kind == kind
+        kind_use = np.stack([part[rows].mean(axis=0) @ options for part in parts])
+        by_kind[str(kind)] = {name: kind_use[:, k].tolist() for k, name in enumerate(names)}
+    return {
+        "configurations": {str(i): metrics.configuration_shares(test, part) for i, part in enumerate(parts)},
+        "knob_use": {name: use[:, k].tolist() for k, name in enumerate(names)},
+        "knob_use_by_kind": by_kind,
+    }
+
+
+def violations(test: Problem, shares: Shares, budgets_ms: Sequence[float]) -> dict[str, list[float | None]]:
+    """Measured violation rate per contender and budget."""
+    return {
+        name: [metrics.violation_rate(test, part, b) for part, b in zip(parts, budgets_ms, strict=True)]
+        for name, parts in shares.items()
+    }
+
+
+def equal_latency_gain(
+    test: Problem, parts: Sequence[np.ndarray], hull: Hull, bootstrap: SceneBootstrap
+) -> dict[str, Any]:
+    """Accuracy less that of the best mix at the mean latency that was really reached, with intervals.
+
+    The mixes are those of `hull` (chosen on train and validation); their latency and accuracy are those on `test`.
+    """
+    corner_ms, corner_accuracy = test.mean_ms[:, hull.columns], test.accuracy[:, hull.columns]
+    reached_ms = np.stack([metrics.sample_latency(test, part) for part in parts], axis=1)
+    accuracy = np.stack([metrics.sample_accuracy(test, part) for part in parts], axis=1)
+    parts_of_columns = (corner_ms, corner_accuracy, reached_ms, accuracy)
+    drawn = bootstrap.means(np.concatenate(parts_of_columns, axis=1))
+    edges = np.cumsum([part.shape[1] for part in parts_of_columns])[:-1]
+    gain = _gain_over_mix(*(part.mean(axis=0) for part in parts_of_columns))
+    draws = np.stack([_gain_over_mix(*np.split(row, edges)) for row in drawn])
+    return {"gain_at_equal_latency": numbers(gain), "gain_at_equal_latency_ci": pairs(interval(draws))}
+
+
+def _gain_over_mix(
+    corner_ms: np.ndarray, corner_accuracy: np.ndarray, reached_ms: np.ndarray, accuracy: np.ndarray
+) -> np.ndarray:
+    order = np.argsort(corner_ms, kind="stable")
+    return accuracy - np.interp(reached_ms, corner_ms[order], corner_accuracy[order])
+
+
+def full_accuracy_share(
+    test: Problem, parts: Sequence[np.ndarray], bootstrap: SceneBootstrap
+) -> tuple[float | None, list[float] | None]:
+    """The smallest share of full's mean latency with an accuracy not below full's, among `parts`, and its interval.
+
+    None when no part reaches it; the interval counts only draws in which one does, if at least half do.
+    """
+    accuracy = np.stack([metrics.sample_accuracy(test, part) for part in parts], axis=1)
+    latency = np.stack([metrics.sample_latency(test, part) for part in parts], axis=1)
+    columns = np.column_stack([accuracy, latency, test.accuracy[:, test.full], test.mean_ms[:, test.full]])
+    point, drawn = columns.mean(axis=0)[None], bootstrap.means(columns)
+    count = len(parts)
+
+    def smallest(means: np.ndarray) -> np.ndarray:
+        reached = means[:, :count] >= means[:, [-2]] - 1e-12
+        share = np.where(reached, means[:, count : 2 * count], np.inf).min(axis=1) / means[:, -1]
+        return np.where(np.isfinite(share), share, np.nan)
+
+    return numbers(smallest(point))[0], pairs(interval(smallest(drawn))[:, None])[0]
+
+
+def static_dots(test: Problem) -> list[dict[str, Any]]:
+    """Accuracy and mean latency of every configuration on the test split, from the cheapest."""
+    latency, accuracy = test.configuration_mean_ms, test.accuracy.mean(axis=0)
+    return [
+        {
+            "action": int(test.actions[column]),
+            "configuration": test.space.configuration(int(test.actions[column])),
+            "accuracy": float(accuracy[column]),
+            "latency_ms": float(latency[column]),
+        }
+        for column in np.argsort(latency, kind="stable")
+    ]
+
+
+def kinds(test: Problem, modes: Mapping[str, Shares]) -> dict[str, Any]:
+    """Per kind of question: how many, and accuracy per kind of budget, contender and budget."""
+    value = {}
+    for kind in np.unique(test.kind):
+        rows = test.kind == kind
+        value[str(kind)] = {
+            "count": int(rows.sum()),
+            "accuracy": {
+                mode: {
+                    name: [float((part[rows] * test.accuracy[rows]).sum(axis=1).mean()) for part in parts]
+                    for name, parts in shares.items()
+                }
+                for mode, shares in modes.items()
+            },
+        }
+    return value
+
+
+def numbers(values: np.ndarray) -> list[float | None]:
+    """Floats, None where NaN."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def pairs(ends: np.ndarray) -> list[list[float] | None]:
+    """Intervals (2, k) as [low, high] each, None where NaN."""
+    return [[float(low), float(high)] if np.isfinite(low + high) else None for low, high in ends.T]
