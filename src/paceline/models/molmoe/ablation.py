@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from paceline.errors import ModelError
 from paceline.models.molmoe import knob_state
-from paceline.models.molmoe.decoder import rotary_table
 from paceline.models.molmoe.generation import left_pad, padded_mask, padded_positions
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.model import MolmoE
@@ -28,9 +27,7 @@ class _Batch:
             joined.append(torch.cat((row, model.decoder.embed(ids))))
         self._start, valid = left_pad(joined)
         self._mask = padded_mask(valid)
-        options = model.options
-        head_dim = options.width // options.num_heads
-        self._rotary = rotary_table(padded_positions(valid), head_dim, options.rope_base)
+        self._rotary = model.decoder.rotary(padded_positions(valid))
         length = self._start.shape[1]
         # The position before a token predicts it, so the last len(answer) positions predict the answer.
         places = [

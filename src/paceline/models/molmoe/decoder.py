@@ -3,6 +3,8 @@
 Muennighoff et al. 2024, "OLMoE" (arXiv 2409.02060), section 2, and Deitke et al. 2024, "Molmo" (arXiv 2409.17146).
 """
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from torch.nn import functional
 
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.options import MolmoEOptions
+
+CACHED_EXPERTS = 1 << 19  # weights per layer of all experts that stay in a core's cache
 
 
 class RMSNorm(nn.Module):
@@ -27,19 +31,29 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-def rotary_table(positions: Int[Tensor, "batch time"], head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles, each (batch, 1, time, head_dim), in float32."""
-    frequencies = base ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
-    angles = positions[:, None, :, None].float() * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+@lru_cache(maxsize=16)
+def _angles(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
+    """Cosines, and sines with the sign of the first half folded in: (length, 2, head_dim), float32."""
+    with torch.inference_mode(False):  # the table is shared with training
+        frequencies = base ** (-torch.arange(0, head_dim, 2, device=device).float() / head_dim)
+        angles = torch.arange(length, device=device).float()[:, None] * frequencies
+        cosines, sines = angles.cos(), angles.sin()
+        return torch.stack((torch.cat((cosines, cosines), -1), torch.cat((-sines, sines), -1)), dim=1)
 
 
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+def rotary_table(
+    positions: Int[Tensor, "batch time"], head_dim: int, base: float, length: int
+) -> tuple[Tensor, Tensor]:
+    """What `rotate` needs at these positions (below `length`), each (batch, time, 1, head_dim)."""
+    found = _angles(length, head_dim, base, positions.device)[positions]
+    return found[:, :, :1], found[:, :, 1:]
+
+
+def rotate(x: Float[Tensor, "batch time heads dim"], rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate halves: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), in float32."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x.float() * cosines + turned * sines).to(x.dtype)
+    cosines, signed_sines = rotary
+    wide = x.float()
+    return torch.addcmul(wide * cosines, wide.roll(x.shape[-1] // 2, dims=-1), signed_sines).to(x.dtype)
 
 
 class KeyValueCache:
@@ -87,10 +101,11 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch queries width"]:
         batch, time, width = x.shape
         query, key, value = self.qkv(self.norm(x)).split(width, dim=-1)
-        shape = (batch, time, self.heads, width // self.heads)
-        query = rotate(self.q_norm(query).view(shape).transpose(1, 2), *rotary)
-        key = rotate(self.k_norm(key).view(shape).transpose(1, 2), *rotary)
-        value = value.view(shape).transpose(1, 2)
+        # Queries and keys side by side: one rotation for both.
+        both = torch.cat((self.q_norm(query), self.k_norm(key)), dim=-1)
+        both = rotate(both.view(batch, time, 2 * self.heads, width // self.heads), rotary).transpose(1, 2)
+        query, key = both.split(self.heads, dim=1)
+        value = value.view(batch, time, self.heads, width // self.heads).transpose(1, 2)
         if last_only:
             query, mask, time = query[:, :, -1:], None if mask is None else mask[:, :, -1:], 1
         if cache is not None:
@@ -117,29 +132,31 @@ class MixtureOfExperts(nn.Module):
         """Weights in x's type and expert ids, both (tokens, top_k)."""
         logits = self.router(x).float()
         if self.cap is not None:
-            logits = self.cap * torch.tanh(logits / self.cap)
-        weights, experts = logits.softmax(dim=-1).topk(top_k, dim=-1)
+            logits = (logits / self.cap).tanh() * self.cap
+        weights, experts = logits.softmax(dim=-1).topk(top_k, dim=-1, sorted=False)
         return weights.to(x.dtype), experts
 
     def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
         flat = self.norm(x).reshape(-1, x.shape[-1])
-        top_k = knob_state.current().top_k or self.top_k
-        weights, experts = self.route(flat, top_k)
-        mixed = (
-            self._dense(flat, weights, experts) if self.training else self._grouped(flat, weights, experts)
-        )
-        return mixed.view_as(x)
+        weights, experts = self.route(flat, knob_state.current().top_k or self.top_k)
+        alone = len(flat) == 1 and self.down.numel() <= CACHED_EXPERTS
+        mixed = self._dense if self.training or alone else self._grouped
+        return mixed(flat, weights, experts).view_as(x)
 
     def _grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Tokens sorted by expert, one grouped matrix product per layer of the experts."""
         top_k = experts.shape[1]
         order = experts.flatten().argsort()
-        offsets = torch.bincount(experts.flatten(), minlength=self.router.out_features).cumsum(0).int()
-        rows = order // top_k
-        gate, up = functional.grouped_mm(x[rows], self.gate_up.transpose(1, 2), offs=offsets).chunk(2, dim=-1)
-        hidden = functional.silu(gate) * up * weights.flatten()[order, None]
-        expert_out = functional.grouped_mm(hidden, self.down, offs=offsets)
-        return torch.zeros_like(x).index_add_(0, rows, expert_out)
+        ends = torch.bincount(experts.flatten(), minlength=self.router.out_features).cumsum(0).int()
+        rows = x.index_select(0, order // top_k)
+        gate, up = functional.grouped_mm(rows, self.gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
+        found = functional.grouped_mm(functional.silu(gate) * up, self.down, offs=ends)
+        # The weighted sum over each token's experts, which lie scattered in the sorted order.
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order), device=x.device)
+        return functional.embedding_bag(
+            places.view_as(experts), found, mode="sum", per_sample_weights=weights
+        )
 
     def _dense(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Every expert on every token, unchosen ones weighted 0: the same sum, faster to train at large top_k."""
@@ -190,6 +207,11 @@ class Decoder(nn.Module):
         """Input embeddings of token ids."""
         return functional.embedding(ids, self.embedding)
 
+    def rotary(self, positions: Int[Tensor, "batch time"]) -> tuple[Tensor, Tensor]:
+        """Rotary angles at these positions, for the blocks."""
+        options = self.options
+        return rotary_table(positions, options.width // options.num_heads, options.rope_base, options.max_positions)
+
     def forward(
         self,
         embeddings: Float[Tensor, "batch time width"],
@@ -202,7 +224,7 @@ class Decoder(nn.Module):
 
         `mask` is True where attention is allowed; None means causal from position 0.
         """
-        rotary = rotary_table(positions, self.options.width // self.options.num_heads, self.options.rope_base)
+        rotary = self.rotary(positions)
         active = knob_state.current().active_blocks or tuple(range(len(self.blocks)))
         x = embeddings
         for index in active:

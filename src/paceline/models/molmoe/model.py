@@ -169,12 +169,10 @@ class MolmoE(nn.Module):
     def embeddings(self, state: OverviewState, tiling: tuple[int, int], image_tokens: Tensor) -> Tensor:
         """Input embeddings (time, width) of a request: image tokens are added at the <im_patch> positions."""
         grid = crops.grid_shape(tiling, self.crop_options)
-        ids = torch.tensor(
-            self.tokenizer.layout(self.crop_options.pooled_side, grid, state.prompt_ids), device=self.device
-        )
-        embedded = self.decoder.embed(ids)
-        embedded[ids == self.tokenizer.image_patch] += image_tokens
-        return embedded
+        layout = self.tokenizer.layout(self.crop_options.pooled_side, grid, state.prompt_ids)
+        places = [place for place, index in enumerate(layout) if index == self.tokenizer.image_patch]
+        embedded = self.decoder.embed(torch.tensor(layout, device=self.device))
+        return embedded.index_add_(0, torch.tensor(places, device=self.device), image_tokens)
 
     def _check_length(self, prompt_tokens: int, options: GenerationOptions) -> None:
         if prompt_tokens + options.max_new_tokens > self.options.max_positions:
