@@ -66,3 +66,13 @@ def test_relative_times_find_a_spike_among_unequal_samples_and_configurations():
     assert np.flatnonzero(ratio > 3).tolist() == [17, 90]
     assert ratio[[17, 90]] == pytest.approx(5, rel=0.15)
     assert relative_times(sample[:0], configuration[:0], times[:0]).size == 0
+
+
+def test_relative_times_need_no_complete_design():
+    rng = np.random.default_rng(0)
+    sample, configuration = (index.ravel() for index in np.indices((30, 9)))
+    times = rng.uniform(1, 4, 30)[sample] * rng.uniform(1, 8, 9)[configuration]
+    timed = rng.random(len(times)) < 0.5
+    np.testing.assert_allclose(
+        relative_times(sample[timed], configuration[timed], times[timed]), 1, atol=0.05
+    )
