@@ -28,8 +28,8 @@ class ProfileOptions:
     repeats: int = 1  # timed calls of each of their cells; the table keeps the median, which hides tails
     warmup: int = 3  # untimed rounds over all configurations before the first timed call of a process
     importance_samples: int = 32  # training samples on which blocks are ranked; 0: keep the model's own order
-    shard_samples: int = 16  # samples per shard: what a kill can lose
-    batch: int = 8  # samples answered at once when only their accuracy is measured
+    shard_samples: int = 48  # samples per shard: what a kill can lose
+    batch: int = 48  # samples answered at once when only their accuracy is measured
     max_new_tokens: int | None = None  # None: what the task needs
     seed: int = 0  # of the samples, the plan and the order of timed calls
 

@@ -77,6 +77,15 @@ class KeyValueCache:
         self._blocks[block] = (all_keys, all_values, end)
         return all_keys[:, :, :end], all_values[:, :, :end]
 
+    def repeat(self, rows: Int[Tensor, " requests"]) -> "KeyValueCache":
+        """A cache whose n-th row is this one's row `rows[n]`: requests that share what has been read so far."""
+        repeated = KeyValueCache(self._capacity)
+        repeated._blocks = {
+            block: (keys[rows], values[rows], length)
+            for block, (keys, values, length) in self._blocks.items()
+        }
+        return repeated
+
 
 class Attention(nn.Module):
     """Causal self-attention; queries and keys are RMS-normalised over the full width before the split into heads."""
@@ -210,7 +219,9 @@ class Decoder(nn.Module):
     def rotary(self, positions: Int[Tensor, "batch time"]) -> tuple[Tensor, Tensor]:
         """Rotary angles at these positions, for the blocks."""
         options = self.options
-        return rotary_table(positions, options.width // options.num_heads, options.rope_base, options.max_positions)
+        return rotary_table(
+            positions, options.width // options.num_heads, options.rope_base, options.max_positions
+        )
 
     def forward(
         self,
