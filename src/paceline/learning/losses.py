@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 EXCLUDED = -1e9
@@ -61,11 +61,20 @@ def outcome_loss(
     return (losses * tested).sum() / tested.sum().clamp(min=1)
 
 
-def best_action_loss(
-    log_prob: Float[Tensor, "*group action"], best: Int[Tensor, "*group"]
+def best_action_targets(
+    rewards: Float[Tensor, "*group action"], mask: Bool[Tensor, "*group action"], tolerance: float
+) -> Float[Tensor, "*group action"]:
+    """A distribution per group, even over the masked-in actions within `tolerance` of the best reward."""
+    allowed = torch.where(mask, rewards, -torch.inf)
+    best = mask & (allowed >= allowed.amax(dim=-1, keepdim=True) - tolerance)
+    return best / best.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def target_loss(
+    log_prob: Float[Tensor, "*group action"], target: Float[Tensor, "*group action"]
 ) -> Float[Tensor, "*group"]:
-    """Cross-entropy to one action per group: - log p(best)."""
-    return -log_prob.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+    """Cross-entropy to a distribution per group: - sum_a target(a) log p(a)."""
+    return -torch.where(target > 0, target * log_prob, 0.0).sum(dim=-1)
 
 
 def mean_over(values: Float[Tensor, "*group"], active: Bool[Tensor, "*group"]) -> Float[Tensor, ""]:

@@ -9,13 +9,14 @@ from torch import Tensor
 from paceline.learning.advantages import group_advantages
 from paceline.learning.groups import Groups
 from paceline.learning.losses import (
-    best_action_loss,
+    best_action_targets,
     clipped_policy_loss,
     entropy,
     kl_divergence,
     masked_log_softmax,
     mean_over,
     outcome_loss,
+    target_loss,
 )
 from paceline.learning.options import TrainOptions
 
@@ -40,11 +41,15 @@ def outcome_objective(accuracy_logits: Tensor, groups: Groups) -> tuple[Tensor, 
 def supervised_objective(
     accuracy_logits: Tensor, groups: Groups, options: TrainOptions
 ) -> tuple[Tensor, Metrics]:
-    """Cross-entropy to the feasible configuration of the highest reward."""
+    """Cross-entropy to the feasible configuration of the highest reward.
+
+    Configurations that differ by no more than the tie-break share the target evenly: a single label would pick
+    out the cheapest of many right answers, most often by luck.
+    """
     logits = policy_logits(accuracy_logits, groups.charge, options.temperature)
     log_prob = masked_log_softmax(logits, groups.feasible)
-    best = torch.where(groups.feasible, groups.rewards, -torch.inf).argmax(dim=-1)
-    loss = mean_over(best_action_loss(log_prob, best), groups.feasible.any(dim=-1))
+    target = best_action_targets(groups.rewards, groups.feasible, options.tie_break)
+    loss = mean_over(target_loss(log_prob, target), groups.feasible.any(dim=-1))
     return loss, {"loss": loss.item()}
 
 

@@ -34,6 +34,9 @@ from paceline.policies.network import PolicyNetwork
 
 Weights = dict[str, Tensor]
 
+SMOOTHED_EPOCHS = 3
+"""Validation rewards are averaged over this many epochs before they are compared: single ones are noisy."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
@@ -130,6 +133,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(groups, lr=self.options.learning_rate)
         self.best_weights = _copy(self.network)
         self.best_epoch, self.best_reward = 0, self.score().reward
+        self.recent = [self.best_reward]
 
     def _end_stage(self, stage: Stage) -> str:
         """Keep the best epoch's weights; those of the warm start become the reference."""
@@ -188,14 +192,12 @@ class Trainer:
         return network.requires_grad_(False)
 
     def _record(self, stage: Stage, totals: Metrics) -> None:
-        """Validate, keep the best, append to the history."""
+        """Validate, keep the best by the mean of its last epochs' rewards, append to the history."""
         score = self.score()
-        if score.reward > self.best_reward:
-            self.best_weights, self.best_epoch, self.best_reward = (
-                _copy(self.network),
-                self.epoch,
-                score.reward,
-            )
+        self.recent = [*self.recent, score.reward][-SMOOTHED_EPOCHS:]
+        smoothed = sum(self.recent) / len(self.recent)
+        if smoothed > self.best_reward:
+            self.best_weights, self.best_epoch, self.best_reward = _copy(self.network), self.epoch, smoothed
         counted = {name for name in totals if name.endswith("groups")}
         means = {
             name: value if name in counted else value / self.steps_per_epoch for name, value in totals.items()
@@ -217,7 +219,7 @@ class Trainer:
             | with_prefix("optimiser", optimiser)
             | {"generator": self.generator.get_state()}
         )
-        names = ("stage_index", "epoch", "best_epoch", "best_reward", "best_epochs", "history")
+        names = ("stage_index", "epoch", "best_epoch", "best_reward", "best_epochs", "recent", "history")
         state = {name: getattr(self, name) for name in names}
         return Checkpoint(
             tensors={name: tensor.clone() for name, tensor in tensors.items()},

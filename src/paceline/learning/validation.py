@@ -25,13 +25,15 @@ def validate(
 ) -> ValidationScore:
     """Score the policy on a split under (budget, price) contexts."""
     rows = torch.arange(len(source))
-    cached: dict[float, torch.Tensor] = {}
+    read = network.read_features(source.features.expand(network.spec.members, -1, -1))
+    scores: dict[float, torch.Tensor] = {}
     picked, expected, hard = [], [], []
     for budget, price in contexts:
+        if budget not in scores:
+            codes = source.codes(torch.tensor([budget])).expand(network.spec.members, -1, -1)
+            scores[budget] = network.mean_scores(network.decide(read + network.read_budget(codes)))
         groups = source.groups(rows, torch.full((len(rows),), budget), torch.full((len(rows),), price))
-        if budget not in cached:
-            cached[budget] = network.scores(groups.features, groups.codes)
-        logits = cached[budget] - groups.charge / network.spec.temperature
+        logits = scores[budget] - groups.charge / network.spec.temperature
         possible = groups.feasible.any(dim=-1)
         if not possible.any():
             continue

@@ -56,9 +56,26 @@ class PolicyNetwork(nn.Module):
         masks: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "member batch action"]:
         """Accuracy logits per member. `features` are standardised; `masks` come from `draw_masks`."""
+        return self.decide(self.read_features(features) + self.read_budget(codes), masks)
+
+    def read_features(
+        self, features: Float[Tensor, "member batch feature"]
+    ) -> Float[Tensor, "member batch width"]:
+        """What image and question contribute to the first hidden layer; it serves any number of budgets."""
         image, question = features.split([self.spec.image_width, self.spec.question_width], dim=-1)
-        joined = torch.cat([self.image(image), self.question(question), self.budget(codes)], dim=-1)
-        hidden = torch.relu(self.fuse(joined))
+        image_weight, question_weight, _ = self.fuse.weight.split(self.spec.hidden, dim=1)
+        return torch.baddbmm(self.image(image) @ image_weight, self.question(question), question_weight)
+
+    def read_budget(self, codes: Float[Tensor, "member batch code"]) -> Float[Tensor, "member batch width"]:
+        """What the encoded budget contributes to the first hidden layer, with its bias."""
+        *_, budget_weight = self.fuse.weight.split(self.spec.hidden, dim=1)
+        return torch.baddbmm(self.fuse.bias, self.budget(codes), budget_weight)
+
+    def decide(
+        self, joined: Float[Tensor, "member batch width"], masks: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "member batch action"]:
+        """Accuracy logits from the sum of `read_features` and `read_budget`."""
+        hidden = torch.relu(joined)
         if masks is not None:
             hidden = hidden * masks[0]
         hidden = torch.relu(self.fusion(hidden))
@@ -66,13 +83,11 @@ class PolicyNetwork(nn.Module):
             hidden = hidden * masks[1]
         return self.head(hidden)
 
-    def scores(
-        self, features: Float[Tensor, "batch feature"], codes: Float[Tensor, "batch code"]
+    def mean_scores(
+        self, accuracy_logits: Float[Tensor, "member batch action"]
     ) -> Float[Tensor, "batch action"]:
-        """Mean over members of accuracy / temperature, without dropout."""
-        members = (self.spec.members, -1, -1)
-        logits = self(features.expand(*members), codes.expand(*members))
-        return torch.sigmoid(logits).mean(dim=0) / self.spec.temperature
+        """Mean over members of accuracy / temperature: what decides."""
+        return torch.sigmoid(accuracy_logits).mean(dim=0) / self.spec.temperature
 
 
 def standardise(
