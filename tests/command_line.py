@@ -44,6 +44,7 @@ class SleepingModel(TalkingModel):
         time.sleep(made.timings.total_ms / 1000)
         return made
 
+
 def put_fakes(patch: pytest.MonkeyPatch, model: ElasticModel | None = None) -> None:
     """`fake` names a model and a task for every command."""
     model = model or TalkingModel()

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import controllers
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,6 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-import controllers
 from command_line import message, put_fakes, run, run_json
 from fakes import FAKE_SPACE, FakeTask
 from paceline.knobs import Knob, KnobSpace
@@ -67,11 +67,20 @@ def image(tmp_path):
         (["profile", "fake", "--task", "chess", "--out", "OUT"], "task: got 'chess', expected one of"),
         (["profile", "fake", "--task", "fake", "--out", "OUT", "--plan", "random"], "plan: got 'random'"),
         (["profile", "fake", "--task", "fake", "--out", "OUT", "--configurations", 28], "expected 2 to 27"),
-        (["profile", "fake", "--task", "fake", "--out", "OUT", "--configurations", 0], "configurations: got 0"),
+        (
+            ["profile", "fake", "--task", "fake", "--out", "OUT", "--configurations", 0],
+            "configurations: got 0",
+        ),
         (["profile", "fake", "--task", "fake", "--out", "OUT", "--samples", 0], "samples: got 0"),
-        (["profile", "fake", "--task", "fake", "--out", "OUT", "--samples", 5, "--timed-samples", 6], "at most the 5"),
+        (
+            ["profile", "fake", "--task", "fake", "--out", "OUT", "--samples", 5, "--timed-samples", 6],
+            "at most the 5",
+        ),
         (["train", "nowhere", "--out", "OUT"], "nowhere"),
-        (["train", "OUTCOMES", "--out", "OUT", "--algorithm", "magic"], "algorithm: got 'magic', expected one of"),
+        (
+            ["train", "OUTCOMES", "--out", "OUT", "--algorithm", "magic"],
+            "algorithm: got 'magic', expected one of",
+        ),
         (["train", "OUTCOMES", "--out", "OUT", "--head", "two"], "head: got 'two'"),
         (["train", "OUTCOMES", "--out", "OUT", "--reward", "v3"], "reward: got 'v3'"),
         (["train", "OUTCOMES", "--out", "OUT", "--group-size", 1], "group_size: got 1"),
@@ -97,7 +106,18 @@ def test_a_file_where_a_directory_should_be(outcomes, image):
 
 
 def test_another_sweep_in_the_directory(tmp_path):
-    words = ["profile", "fake", "--task", "fake", "--configurations", 4, "--samples", 20, "--timed-samples", 8]
+    words = [
+        "profile",
+        "fake",
+        "--task",
+        "fake",
+        "--configurations",
+        4,
+        "--samples",
+        20,
+        "--timed-samples",
+        8,
+    ]
     run_json(*words, "--out", tmp_path / "o")
     before = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}
     assert "holds another sweep" in message(run(*words, "--seed", 1, "--out", tmp_path / "o"))

@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 import controllers
+import pytest
+from paceline.runtime.controller import Controller
+
 import paceline
 import paceline.cli.app
 import paceline.cli.output
@@ -19,7 +20,6 @@ from command_line import SleepingModel, message, put_fakes, run, run_json
 from fakes import FakeTask
 from paceline.errors import PacelineError
 from paceline.outcomes.store import read_table, write_table
-from paceline.runtime.controller import Controller
 
 TESTS = Path(__file__).parent
 
@@ -74,7 +74,10 @@ def test_what_is_printed(words, expected):
         (["knobs"], "Missing argument 'MODEL'"),
         (["knobs", "fake", "--loud"], "No such option: --loud"),
         (["profile", "fake", "--task", "fake"], "Missing option '--out'"),
-        (["profile", "fake", "--task", "fake", "--out", "o", "--samples", "many"], "Invalid value for '--samples'"),
+        (
+            ["profile", "fake", "--task", "fake", "--out", "o", "--samples", "many"],
+            "Invalid value for '--samples'",
+        ),
     ],
 )
 def test_usage_errors_exit_with_2(words, expected):
@@ -197,7 +200,11 @@ def test_demo_runs_everything(tmp_path, monkeypatch):
         (PacelineError("the moon is in the way"), 2, "error: the moon is in the way"),
         (KeyboardInterrupt(), 130, "error: interrupted; finished work is kept"),
         (OSError(errno.ENOSPC, "No space left on device", "/data/x"), 2, "error: /data/x: the disk is full"),
-        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), 2, "error: /data/x: Permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/data/x"),
+            2,
+            "error: /data/x: Permission denied",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", paceline.cli.app.COMMANDS)
@@ -231,7 +238,9 @@ def test_every_command_translates_errors(
 def test_other_errors_stay_tracebacks(monkeypatch):
     monkeypatch.setattr("paceline.models.registry.load_model", lambda name: 1 / 0)
     assert isinstance(run("knobs", "fake").exception, ZeroDivisionError)
-    monkeypatch.setattr("paceline.models.registry.load_model", lambda name: (_ for _ in ()).throw(OSError(5, "io")))
+    monkeypatch.setattr(
+        "paceline.models.registry.load_model", lambda name: (_ for _ in ()).throw(OSError(5, "io"))
+    )
     assert isinstance(run("knobs", "fake").exception, OSError)
 
 
@@ -242,7 +251,9 @@ def test_json_refuses_nan():
 
 def start_profile(out):
     words = [sys.executable, TESTS / "fake_paceline.py", *PROFILE, "--shard-samples", 4, "--out", out]
-    process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [str(word) for word in words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while len(list(out.glob("shards/*.parquet"))) < 2:
         assert process.poll() is None, process.communicate()
