@@ -30,6 +30,7 @@ def run(
     from paceline.report.tables import result_tables
     from paceline.report.theme import import_matplotlib
     from paceline.runtime.controller import Controller
+    from paceline.workflows.reporting import measured_latencies
 
     check_writable(report)
     if report is not None:
@@ -38,5 +39,7 @@ def run(
     with Bar() as bar:
         results = evaluate_controller(loaded, table, ContestOptions(replicates=replicates, seed=seed), bar)
     if report is not None:
-        results["report"] = str(write_report(results, report))
+        results["report"] = str(
+            write_report(results, report, latency_samples=measured_latencies(loaded, table, results))
+        )
     emit(results, result_tables(results), as_json=as_json)

@@ -27,6 +27,7 @@ from paceline.tasks.protocol import Task
 from paceline.tasks.registry import load_task
 from paceline.workflows import live
 from paceline.workflows.demo_options import DemoOptions
+from paceline.workflows.reporting import measured_latencies
 from paceline.workflows.training import TrainedController, train_controller
 
 FRESH = 1_000_003
@@ -72,6 +73,7 @@ def run_demo(out: Path, options: DemoOptions, progress: Progress) -> dict[str, A
                 training_history=trained.policy.history,
                 live=results["live"],
                 examples=shown,
+                latency_samples=measured_latencies(trained.controller, table, results),
             )
         )
     results |= {"seconds": stages.seconds, "controller": str(out / "controller")}
