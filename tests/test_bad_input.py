@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import controllers
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+import controllers
 from command_line import message, put_fakes, run, run_json
 from fakes import FAKE_SPACE, FakeTask
 from paceline.knobs import Knob, KnobSpace

@@ -8,10 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import controllers
 import pytest
-from paceline.runtime.controller import Controller
 
+import controllers
 import paceline
 import paceline.cli.app
 import paceline.cli.output
@@ -20,6 +19,7 @@ from command_line import SleepingModel, message, put_fakes, run, run_json
 from fakes import FakeTask
 from paceline.errors import PacelineError
 from paceline.outcomes.store import read_table, write_table
+from paceline.runtime.controller import Controller
 
 TESTS = Path(__file__).parent
 

@@ -4,9 +4,9 @@ import json
 import subprocess
 import sys
 
-import controllers
 import pytest
 
+import controllers
 import paceline
 from fakes import IMAGE_WIDTH, QUESTION_WIDTH
 
