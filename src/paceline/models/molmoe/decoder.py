@@ -147,9 +147,10 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
         flat = self.norm(x).reshape(-1, x.shape[-1])
-        weights, experts = self.route(flat, knob_state.current().top_k or self.top_k)
+        state = knob_state.current()
+        weights, experts = self.route(flat, state.top_k or self.top_k)
         alone = len(flat) == 1 and self.down.numel() <= CACHED_EXPERTS
-        mixed = self._dense if self.training or alone else self._grouped
+        mixed = self._dense if self.training or alone or state.every_expert else self._grouped
         return mixed(flat, weights, experts).view_as(x)
 
     def _grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
