@@ -3,7 +3,6 @@
 Muennighoff et al. 2024, "OLMoE" (arXiv 2409.02060), section 2, and Deitke et al. 2024, "Molmo" (arXiv 2409.17146).
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -152,31 +151,20 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
         flat = self.norm(x).reshape(-1, x.shape[-1])
-<<<<<<< HEAD
         state = knob_state.current()
         weights, experts = self.route(flat, state.top_k or self.top_k)
-        alone = len(flat) == 1 and self.down.numel() <= CACHED_EXPERTS
-        mixed = self._dense if self.training or alone or state.every_expert else self._grouped
-        return mixed(flat, weights, experts).view_as(x)
-=======
-        weights, experts = self.route(flat, knob_state.current().top_k or self.top_k)
         if self.training:
             return self._dense(flat, weights, experts).view_as(x)
-        method = self._method(*experts.shape)
+        if state.every_expert:
+            method = self._dense
+        elif len(flat) == 1 and 3 * experts.shape[1] * self.down[0].numel() <= SMALL_WEIGHTS:
+            method = self._single
+        else:
+            method = self._grouped
         if len(flat) <= CHUNK:
             return method(flat, weights, experts).view_as(x)
         parts = zip(flat.split(CHUNK), weights.split(CHUNK), experts.split(CHUNK), strict=True)
         return torch.cat([method(*part) for part in parts]).view_as(x)
-
-    def _method(self, tokens: int, top_k: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """How the same sum is computed fastest; the choice never depends on what the tokens hold."""
-        count, hidden, width = self.down.shape
-        if tokens == 1 and 3 * top_k * hidden * width <= SMALL_WEIGHTS:
-            return self._single
-        # A batch that needs many of its small experts per token: sorting costs more than the unchosen ones.
-        if tokens > CHUNK and 4 * top_k >= count and 3 * count * hidden * width <= SMALL_WEIGHTS:
-            return self._dense
-        return self._grouped
 
     def _single(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """One token: the weights of its experts side by side, as if they were one."""
@@ -186,7 +174,6 @@ class MixtureOfExperts(nn.Module):
         gate, up = inner.chunk(2, dim=-1)
         hidden = functional.silu(gate) * up * weights.T
         return hidden.view(1, -1) @ self.down.index_select(0, chosen).view(-1, width)
->>>>>>> molmoe
 
     def _grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Tokens sorted by expert, one grouped matrix product per layer of the experts."""
