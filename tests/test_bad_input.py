@@ -13,7 +13,10 @@ from safetensors.numpy import load_file, save_file
 import controllers
 from command_line import message, put_fakes, run, run_json
 from fakes import FAKE_SPACE, FakeTask
+from molmoe_models import random_model
 from paceline.knobs import Knob, KnobSpace
+from paceline.models.molmoe.elastic import ElasticMolmoE
+from paceline.models.molmoe.options import TINY
 from paceline.outcomes.store import write_table
 
 
@@ -206,6 +209,26 @@ def test_images(fault, expected, controller, tmp_path):
     told = message(decide(controller, path))
     assert "picture.png" in told
     assert expected in told
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("", "prompt"),
+        ("   ", "prompt"),
+        ("how many digits " * 6250, "100,000 characters, expected at most"),
+        ("digits " * 1000, "tokens, expected at most"),
+    ],
+)
+def test_prompts(prompt, expected, controller, tmp_path, monkeypatch):
+    model = ElasticMolmoE(random_model(TINY), name="random", knobs=FAKE_SPACE)
+    put_fakes(monkeypatch, model)
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64)).save(path)
+    assert expected in message(decide(controller, path, prompt=prompt))
 
 
 # Outcomes
