@@ -6,6 +6,7 @@ profile stopped. `--ship` puts the trained controller into the package.
 
 import argparse
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,7 @@ def main() -> None:
         samples=options.samples,
         timed_samples=options.timed_samples,
         splits=tuple(options.splits),
+        batch_threads=os.cpu_count(),
     )
     with Bar() as bar:
         results = run_demo(options.out, replace(DemoOptions(replicates=2000), profile=profile), bar)
