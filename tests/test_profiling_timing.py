@@ -82,9 +82,14 @@ def test_relative_times_need_no_complete_design():
 def test_threads_are_put_back_also_after_an_error():
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
-    with pytest.raises(KeyError, match="inside"), torch_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise KeyError("inside")
+
+    def fail_inside() -> None:
+        with torch_threads(before + 1):
+            assert torch.get_num_threads() == before + 1
+            raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        fail_inside()
     assert torch.get_num_threads() == before
     with torch_threads(None):
         assert torch.get_num_threads() == before
