@@ -136,7 +136,7 @@ def main() -> None:
     """Train with checkpoints; the same command goes on where it stopped. Run under torchrun for several processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--scenes", type=int, default=4)
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--seed", type=int, default=3)
@@ -166,6 +166,8 @@ def main() -> None:
             group["lr"] = rate * factor
         rng = np.random.default_rng((options.seed, step, rank))
         loss, right = training_loss(model, rng, book, options.scenes, options.questions)
+        if not loss.isfinite():
+            raise RuntimeError(f"step {step}: the loss is {loss.item()}; look at the last batch")
         loss.backward()
         average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -181,7 +183,7 @@ def main() -> None:
                 **{key: round(value, 3) for key, value in running.items()},
             }
             row["seconds"] = round(time.time() - began)
-            if (step + 1) % 250 == 0 or step + 1 == options.steps:
+            if (step + 1) % 150 == 0 or step + 1 == options.steps:
                 save_checkpoint(checkpoint, {"model": model.state_dict(), "step": step + 1}, optimisers)
                 row["validation"] = accuracy_by_kind(model, KnobState(), 12)
             if step + 1 == options.steps:
