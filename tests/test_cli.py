@@ -16,10 +16,11 @@ import paceline.cli.app
 import paceline.cli.output
 import paceline.workflows.demo
 from command_line import SleepingModel, message, put_fakes, run, run_json
-from fakes import FakeTask
+from fakes import OVERVIEW_MS, FakeTask
 from paceline.errors import PacelineError
 from paceline.outcomes.store import read_table, write_table
 from paceline.runtime.controller import Controller
+from paceline.workflows.training import profiled_overview_ms
 
 TESTS = Path(__file__).parent
 
@@ -103,6 +104,7 @@ def test_profile_writes_outcomes_and_says_so(tmp_path):
     table = read_table(tmp_path / "o")
     assert table.accuracy.shape == (40, 6)
     assert value["audit"]["timed_samples"] == 12
+    assert profiled_overview_ms(tmp_path / "o") == OVERVIEW_MS
     again = run(*PROFILE, "--out", tmp_path / "o")
     assert again.exit_code == 0
     assert "finished already" in again.stderr
@@ -112,6 +114,7 @@ def test_train_then_evaluate_the_controller(outcomes, tmp_path):
     trained = run_json("train", outcomes, "--out", tmp_path / "c", "--epochs", 2)
     assert trained["facts"]["algorithm"] == "grpo"
     assert Controller.load(tmp_path / "c").space.size == 27
+    assert profiled_overview_ms(outcomes) is None  # this table came without phases
     value = run_json(
         "evaluate", tmp_path / "c", outcomes, "--replicates", 100, "--report", tmp_path / "report.html"
     )
@@ -191,7 +194,7 @@ def test_demo_runs_everything(tmp_path, monkeypatch):
     assert set(value["seconds"]) == {"profile", "train", "compare", "live", "report"}
     assert Path(value["report"]).read_text().count("<img") == 3
     assert json.loads((tmp_path / "demo" / "results.json").read_text())["live"] == value["live"]
-    Controller.load(value["controller"])
+    assert Controller.load(value["controller"]).guard.overview_ms == OVERVIEW_MS
 
 
 @pytest.mark.parametrize(

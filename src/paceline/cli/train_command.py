@@ -38,7 +38,7 @@ def run(
     from paceline.cli.threads import one_thread
     from paceline.learning.options import TrainOptions
     from paceline.outcomes.store import read_table
-    from paceline.workflows.training import train_controller
+    from paceline.workflows.training import profiled_overview_ms, train_controller
 
     options = TrainOptions(algorithm=algorithm, head=head, reward=reward, group_size=group_size, seed=seed)
     if epochs is not None:
@@ -50,6 +50,7 @@ def run(
             read_table(outcomes),
             options,
             violation_rate=violation_rate,
+            overview_ms=profiled_overview_ms(outcomes),
             checkpoint_dir=checkpoints,
             tensorboard_dir=tensorboard,
             progress=bar,

@@ -28,7 +28,7 @@ from paceline.tasks.registry import load_task
 from paceline.workflows import live
 from paceline.workflows.demo_options import DemoOptions
 from paceline.workflows.reporting import measured_latencies
-from paceline.workflows.training import TrainedController, train_controller
+from paceline.workflows.training import TrainedController, profiled_overview_ms, train_controller
 
 FRESH = 1_000_003
 """Added to the seed for the live questions, so that none of them was profiled."""
@@ -50,7 +50,11 @@ def run_demo(out: Path, options: DemoOptions, progress: Progress) -> dict[str, A
         table = profile(model, task, out / "outcomes", options.profile, progress)
     with stages.timed("train", "2/5 train the controller"):
         trained = train_controller(
-            table, options.train, violation_rate=options.violation_rate, progress=progress
+            table,
+            options.train,
+            violation_rate=options.violation_rate,
+            overview_ms=profiled_overview_ms(out / "outcomes"),
+            progress=progress,
         )
         trained.controller.save(out / "controller")
     with stages.timed("compare", "3/5 compare with supervised learning and the baselines"):
