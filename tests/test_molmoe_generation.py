@@ -50,6 +50,19 @@ def test_a_batch_equals_single_requests(model):
     assert model.generate_batch([], KNOBS.full, 6) == []
 
 
+def test_questions_that_share_an_image_read_it_once_and_answer_alike(model, monkeypatch):
+    prompts = ("what is red?", "is the large one red, or not at all?", "which?")
+    overviews = [model.overview(picture(seed), prompt) for prompt in prompts for seed in (1, 2)]
+    single = [model.generate(item, KNOBS.full, 6).text for item in overviews]
+    rows: list[int] = []
+    forward = model.model.decoder.forward
+    monkeypatch.setattr(
+        model.model.decoder, "forward", lambda x, *a, **k: (rows.append(len(x)), forward(x, *a, **k))[1]
+    )
+    assert model.generate_batch(overviews, KNOBS.full, 6) == single
+    assert rows[:2] == [2, 6]
+
+
 def test_phases_add_up_to_the_total(model, overview):
     generation = model.generate(overview, KNOBS.full, 4)
     timings = generation.timings

@@ -17,6 +17,7 @@ from fakes import fake_table
 from paceline.errors import OutcomesError
 from paceline.knobs import Knob, KnobSpace
 from paceline.outcomes.files import write_atomically
+from paceline.outcomes.groups import group_medians
 from paceline.outcomes.manifest import Manifest
 from paceline.outcomes.store import read_table, write_table
 from paceline.outcomes.table import CELL_FIELDS, SAMPLE_FIELDS, SPLITS, OutcomeTable
@@ -125,6 +126,19 @@ def test_a_table_of_several_row_groups(tmp_path: Path, monkeypatch: pytest.Monke
     write_table(tmp_path, table)
     assert pq.ParquetFile(tmp_path / "outcomes.parquet").num_row_groups == 4
     assert_equal(read_table(tmp_path), table)
+
+
+def test_row_numbers_count_from_the_start_of_the_file(directory: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("paceline.outcomes.rows.BATCH_ROWS", 50)
+    change_rows(directory, max_crops=replaced({120: 3}))
+    with pytest.raises(OutcomesError, match=r"max_crops is not an option \(rows 120\)"):
+        read_table(directory)
+
+
+def test_medians_of_even_and_odd_groups():
+    group = np.array([1, 0, 1, 1, 0, 1, 0, 3])
+    values = np.array([1.0, 5.0, 9.0, 4.0, np.nan, 2.0, 7.0, np.nan])
+    np.testing.assert_array_equal(group_medians(group, values, 4), [6.0, 3.0, np.nan, np.nan])
 
 
 def test_repeats_become_the_median_time_and_the_mean_accuracy(directory: Path):

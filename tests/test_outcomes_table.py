@@ -46,6 +46,7 @@ def test_features_split_into_image_and_question():
         ({"latency_ms": np.zeros((4, 27), np.float32)}, "latency_ms: has values that are not positive"),
         ({"first_token_ms": np.full((4, 27), np.inf, np.float32)}, "first_token_ms: has values"),
         ({"actions": np.arange(27)[::-1]}, "actions: .*expected ascending ids from 0 to 26"),
+        ({"actions": np.arange(-1, 26)}, "actions: .*expected ascending ids from 0 to 26"),
         ({"actions": np.arange(1, 28)}, "actions: .*expected ascending ids from 0 to 26"),
         ({"features": np.ones((5, 8), np.float32)}, "features: got shape .*different sweeps"),
         (

@@ -10,6 +10,7 @@ from PIL import Image
 from fakes import FAKE_SPACE, OVERVIEW_MS, FakeModel, FakeTask
 from paceline.errors import ProfileError
 from paceline.models.protocol import Generation
+from paceline.profiling.threads import torch_threads
 from paceline.profiling.timing import CLOCK_CALLS, clock_facts, interleaved, measure, relative_times
 
 
@@ -66,3 +67,29 @@ def test_relative_times_find_a_spike_among_unequal_samples_and_configurations():
     assert np.flatnonzero(ratio > 3).tolist() == [17, 90]
     assert ratio[[17, 90]] == pytest.approx(5, rel=0.15)
     assert relative_times(sample[:0], configuration[:0], times[:0]).size == 0
+
+
+def test_relative_times_need_no_complete_design():
+    rng = np.random.default_rng(0)
+    sample, configuration = (index.ravel() for index in np.indices((30, 9)))
+    times = rng.uniform(1, 4, 30)[sample] * rng.uniform(1, 8, 9)[configuration]
+    timed = rng.random(len(times)) < 0.5
+    np.testing.assert_allclose(
+        relative_times(sample[timed], configuration[timed], times[timed]), 1, atol=0.05
+    )
+
+
+def test_threads_are_put_back_also_after_an_error():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+
+    def fail_inside() -> None:
+        with torch_threads(before + 1):
+            assert torch.get_num_threads() == before + 1
+            raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        fail_inside()
+    assert torch.get_num_threads() == before
+    with torch_threads(None):
+        assert torch.get_num_threads() == before

@@ -22,7 +22,7 @@ from training.muon import Muon, split_parameters
 from training.symbolic import PackedBatch, packed_batch
 from training.vocabulary import tiny_tokenizer
 
-CODE_SCALE = 4.0  # length of a code in the decoder's input
+CODE_SCALE = 240.0  # length of a code in the decoder's input: what blocks add must not drown it
 LOOK_UPS = {"read": 1.0, "count": 0.4, "larger": 0.5}
 REASONING = {
     "read": 0.7, "count": 0.6, "larger": 0.8, "plus": 1.0, "plus3": 1.4, "times": 1.2, "fact": 1.6, "code": 1.8,
@@ -32,7 +32,11 @@ EVERYTHING = {
     "read": 0.6, "color": 3.0, "largest": 1.5, "count": 0.8, "larger": 0.6, "plus": 0.8, "plus3": 1.4, "times": 0.8,
     "fact": 1.8, "code": 2.2, "pair": 0.8, "hop": 1.6,
 }  # fmt: skip
-CURRICULUM = ((0.12, LOOK_UPS), (0.4, REASONING), (1.0, EVERYTHING))
+SLOW = {
+    "read": 0.3, "color": 4.0, "largest": 2.0, "count": 0.3, "larger": 0.3, "plus": 0.4, "plus3": 1.2, "times": 0.4,
+    "fact": 1.2, "code": 3.0, "pair": 0.4, "hop": 2.5,
+}  # fmt: skip
+CURRICULUM = ((0.12, LOOK_UPS), (0.4, REASONING), (0.6, EVERYTHING), (1.0, SLOW))
 """Kinds and their weights until a share of the steps: look-ups of digits, then what follows from them.
 
 Questions that answer with a colour come last: asked from the start they fall into always naming the commonest colour,
@@ -152,7 +156,7 @@ def main() -> None:
     began, running, tokens = time.time(), {}, 0
     for step in range(first, options.steps):
         share = step / options.steps
-        factor = min(1.0, (step + 1) / 60) * (1.0 if share < 0.4 else 0.5 * (1 - share) / 0.6 + 0.005)
+        factor = min(1.0, (step + 1) / 60) * (1.0 if share < 0.4 else min(0.5, 2.5 * (1 - share)) + 0.005)
         groups = [group for optimiser in optimisers for group in optimiser.param_groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * factor

@@ -9,7 +9,7 @@ from paceline.errors import TaskError
 from paceline.tasks import questions, scenes
 from paceline.tasks.protocol import Sample
 
-QUESTIONS_PER_SCENE = 2
+QUESTIONS_PER_SCENE = 6
 
 MIX: dict[str, dict[str, float]] = {
     "small": {
@@ -48,9 +48,12 @@ class DigitsTask:
 
     def _scene_samples(self, split: str, seed: int, index: int) -> list[Sample]:
         scene, rng = scene_at(split, seed, index)
-        mix = MIX[scene.scale]
-        kinds = rng.choice(list(mix), len(mix), replace=False, p=np.array(list(mix.values())))
-        asked = [question for kind in kinds if (question := questions.ask(rng, scene, str(kind)))]
+        kinds, shares = list(MIX[scene.scale]), np.array(list(MIX[scene.scale].values()))
+        asked: dict[str, questions.Question] = {}
+        while len(asked) < QUESTIONS_PER_SCENE:
+            question = questions.ask(rng, scene, str(rng.choice(kinds, p=shares)))
+            if question is not None:
+                asked[question.text] = question
         return [
             Sample(
                 sample_id=f"digits-{split}-{seed}-{index}-{number}",
@@ -61,7 +64,7 @@ class DigitsTask:
                 answer=question.answer,
                 kind=question.kind,
             )
-            for number, question in enumerate(asked[:QUESTIONS_PER_SCENE])
+            for number, question in enumerate(asked.values())
         ]
 
     def scene(self, sample: Sample) -> scenes.Scene:

@@ -159,7 +159,8 @@ KINDS: dict[str, Callable[[np.random.Generator, Scene], Question | None]] = {
 }
 """Each maker returns None where the scene does not allow its question.
 
-`hop`: a digit d points to colour number d mod 6 (red, green, blue, yellow, purple, cyan); the answer is the digit there.
+`hop`: a digit d points to colour number d mod 6 (red, green, blue, yellow, purple, cyan); the answer is the digit
+there.
 """
 
 VOCABULARY: tuple[str, ...] = (

@@ -120,7 +120,7 @@ def _place(
 ) -> list[tuple[float, float]] | None:
     """Centres at which the digits neither overlap nor leave the canvas, or None after too many tries."""
     places: list[tuple[float, float]] = []
-    for index, size in enumerate(sizes):
+    for size in sizes:
         for _ in range(40):
             row = rng.uniform(size / 2 + 1, height - size / 2 - 1)
             column = rng.uniform(size / 2 + 1, width - size / 2 - 1)

@@ -3,6 +3,8 @@
 Muennighoff et al. 2024, "OLMoE" (arXiv 2409.02060), section 2, and Deitke et al. 2024, "Molmo" (arXiv 2409.17146).
 """
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -10,6 +12,9 @@ from torch.nn import functional
 
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.options import MolmoEOptions
+
+SMALL_WEIGHTS = 1 << 19  # so many weights stay in a core's cache: copying or reading all of them is cheap
+CHUNK = 512  # tokens: batches are cut, so that what the experts make of them stays in cache too
 
 
 class RMSNorm(nn.Module):
@@ -21,25 +26,37 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        wide = functional.rms_norm(x.float(), self.weight.shape, eps=self.eps)
-        return self.weight * wide.to(x.dtype)
+        return rms_normalise(x, self.eps) * self.weight
 
 
-def rotary_table(positions: Int[Tensor, "batch time"], head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles, each (batch, 1, time, head_dim), in float32."""
-    frequencies = base ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
-    angles = positions[:, None, :, None].float() * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+def rms_normalise(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last axis, in float32, back in x's type."""
+    return functional.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
 
 
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+@lru_cache(maxsize=16)
+def _angles(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
+    """Cosines, and sines with the sign of the first half folded in: (length, 2, head_dim), float32."""
+    with torch.inference_mode(False):  # the table is shared with training
+        frequencies = base ** (-torch.arange(0, head_dim, 2, device=device).float() / head_dim)
+        angles = torch.arange(length, device=device).float()[:, None] * frequencies
+        cosines, sines = angles.cos(), angles.sin()
+        return torch.stack((torch.cat((cosines, cosines), -1), torch.cat((-sines, sines), -1)), dim=1)
+
+
+def rotary_table(
+    positions: Int[Tensor, "batch time"], head_dim: int, base: float, length: int
+) -> tuple[Tensor, Tensor]:
+    """What `rotate` needs at these positions (below `length`), each (batch, time, 1, head_dim)."""
+    found = _angles(length, head_dim, base, positions.device)[positions]
+    return found[:, :, :1], found[:, :, 1:]
+
+
+def rotate(x: Float[Tensor, "batch time heads dim"], rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate halves: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), in float32."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x.float() * cosines + turned * sines).to(x.dtype)
+    cosines, signed_sines = rotary
+    wide = x.float()
+    return torch.addcmul(wide * cosines, wide.roll(x.shape[-1] // 2, dims=-1), signed_sines).to(x.dtype)
 
 
 class KeyValueCache:
@@ -62,6 +79,15 @@ class KeyValueCache:
         all_values[:, :, length:end] = values
         self._blocks[block] = (all_keys, all_values, end)
         return all_keys[:, :, :end], all_values[:, :, :end]
+
+    def repeat(self, rows: Int[Tensor, " requests"]) -> "KeyValueCache":
+        """A cache whose n-th row is this one's row `rows[n]`: requests that share what has been read so far."""
+        repeated = KeyValueCache(self._capacity)
+        repeated._blocks = {
+            block: (keys[rows], values[rows], length)
+            for block, (keys, values, length) in self._blocks.items()
+        }
+        return repeated
 
 
 class Attention(nn.Module):
@@ -86,11 +112,13 @@ class Attention(nn.Module):
         last_only: bool = False,
     ) -> Float[Tensor, "batch queries width"]:
         batch, time, width = x.shape
-        query, key, value = self.qkv(self.norm(x)).split(width, dim=-1)
-        shape = (batch, time, self.heads, width // self.heads)
-        query = rotate(self.q_norm(query).view(shape).transpose(1, 2), *rotary)
-        key = rotate(self.k_norm(key).view(shape).transpose(1, 2), *rotary)
-        value = value.view(shape).transpose(1, 2)
+        query_key, value = self.qkv(self.norm(x)).split((2 * width, width), dim=-1)
+        # Queries and keys side by side: normalised and rotated at once.
+        query_key = rms_normalise(query_key.unflatten(-1, (2, width)), self.q_norm.eps)
+        query_key = query_key * torch.stack((self.q_norm.weight, self.k_norm.weight))
+        query_key = rotate(query_key.view(batch, time, 2 * self.heads, width // self.heads), rotary)
+        query, key = query_key.transpose(1, 2).split(self.heads, dim=1)
+        value = value.view(batch, time, self.heads, width // self.heads).transpose(1, 2)
         if last_only:
             query, mask, time = query[:, :, -1:], None if mask is None else mask[:, :, -1:], 1
         if cache is not None:
@@ -117,29 +145,50 @@ class MixtureOfExperts(nn.Module):
         """Weights in x's type and expert ids, both (tokens, top_k)."""
         logits = self.router(x).float()
         if self.cap is not None:
-            logits = self.cap * torch.tanh(logits / self.cap)
-        weights, experts = logits.softmax(dim=-1).topk(top_k, dim=-1)
+            logits = (logits / self.cap).tanh() * self.cap
+        weights, experts = logits.softmax(dim=-1).topk(top_k, dim=-1, sorted=False)
         return weights.to(x.dtype), experts
 
     def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
         flat = self.norm(x).reshape(-1, x.shape[-1])
-        top_k = knob_state.current().top_k or self.top_k
-        weights, experts = self.route(flat, top_k)
-        mixed = (
-            self._dense(flat, weights, experts) if self.training else self._grouped(flat, weights, experts)
-        )
-        return mixed.view_as(x)
+        state = knob_state.current()
+        weights, experts = self.route(flat, state.top_k or self.top_k)
+        if self.training:
+            return self._dense(flat, weights, experts).view_as(x)
+        if state.every_expert:
+            method = self._dense
+        elif len(flat) == 1 and 3 * experts.shape[1] * self.down[0].numel() <= SMALL_WEIGHTS:
+            method = self._single
+        else:
+            method = self._grouped
+        if len(flat) <= CHUNK:
+            return method(flat, weights, experts).view_as(x)
+        parts = zip(flat.split(CHUNK), weights.split(CHUNK), experts.split(CHUNK), strict=True)
+        return torch.cat([method(*part) for part in parts]).view_as(x)
+
+    def _single(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """One token: the weights of its experts side by side, as if they were one."""
+        chosen = experts[0]
+        width = x.shape[1]
+        inner = self.gate_up.index_select(0, chosen).view(-1, width).mv(x[0]).view(len(chosen), -1)
+        gate, up = inner.chunk(2, dim=-1)
+        hidden = functional.silu(gate) * up * weights.T
+        return hidden.view(1, -1) @ self.down.index_select(0, chosen).view(-1, width)
 
     def _grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Tokens sorted by expert, one grouped matrix product per layer of the experts."""
         top_k = experts.shape[1]
         order = experts.flatten().argsort()
-        offsets = torch.bincount(experts.flatten(), minlength=self.router.out_features).cumsum(0).int()
-        rows = order // top_k
-        gate, up = functional.grouped_mm(x[rows], self.gate_up.transpose(1, 2), offs=offsets).chunk(2, dim=-1)
-        hidden = functional.silu(gate) * up * weights.flatten()[order, None]
-        expert_out = functional.grouped_mm(hidden, self.down, offs=offsets)
-        return torch.zeros_like(x).index_add_(0, rows, expert_out)
+        ends = torch.bincount(experts.flatten(), minlength=self.router.out_features).cumsum(0).int()
+        rows = x.index_select(0, order // top_k)
+        gate, up = functional.grouped_mm(rows, self.gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
+        found = functional.grouped_mm(functional.silu(gate) * up, self.down, offs=ends)
+        # The weighted sum over each token's experts, which lie scattered in the sorted order.
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order), device=x.device)
+        return functional.embedding_bag(
+            places.view_as(experts), found, mode="sum", per_sample_weights=weights
+        )
 
     def _dense(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Every expert on every token, unchosen ones weighted 0: the same sum, faster to train at large top_k."""
@@ -190,6 +239,13 @@ class Decoder(nn.Module):
         """Input embeddings of token ids."""
         return functional.embedding(ids, self.embedding)
 
+    def rotary(self, positions: Int[Tensor, "batch time"]) -> tuple[Tensor, Tensor]:
+        """Rotary angles at these positions, for the blocks."""
+        options = self.options
+        return rotary_table(
+            positions, options.width // options.num_heads, options.rope_base, options.max_positions
+        )
+
     def forward(
         self,
         embeddings: Float[Tensor, "batch time width"],
@@ -202,7 +258,7 @@ class Decoder(nn.Module):
 
         `mask` is True where attention is allowed; None means causal from position 0.
         """
-        rotary = rotary_table(positions, self.options.width // self.options.num_heads, self.options.rope_base)
+        rotary = self.rotary(positions)
         active = knob_state.current().active_blocks or tuple(range(len(self.blocks)))
         x = embeddings
         for index in active:

@@ -128,9 +128,13 @@ class ElasticMolmoE:
         """Answers only, left-padded in batches. Vision is kept in the overviews for the next configuration."""
         max_crops, state = self._turned(configuration)
         options = GenerationOptions(max_new_tokens=max_new_tokens)
-        # Requests of like length together, so that little is padding.
-        lengths = [self.model.workload(overview, max_crops).prompt_tokens for overview in overviews]
-        order = sorted(range(len(overviews)), key=lambda index: lengths[index])
+
+        # Images of like length together, so that little is padding, and questions about one image side by side.
+        def place(index: int) -> tuple[int, bytes]:
+            workload = self.model.workload(overviews[index], max_crops)
+            return workload.vision_tokens, overviews[index].state.pixels.tobytes()
+
+        order = sorted(range(len(overviews)), key=place)
         answers = [""] * len(overviews)
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]

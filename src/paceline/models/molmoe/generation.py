@@ -136,14 +136,19 @@ def left_pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def padded_mask(valid: Tensor) -> Tensor:
-    """Attention mask (batch, 1, time, time) for left-padded rows: causal, and padding is never a key.
+    """Attention mask (batch, 1, time, time) for left-padded rows: causal, and padding is never a key."""
+    return last_mask(valid, valid.shape[1])
+
+
+def last_mask(valid: Tensor, length: int) -> Tensor:
+    """Mask (batch, 1, length, time) of the last `length` positions of `valid` (batch, time): causal, no padding.
 
     A padded position may attend to itself, so that its softmax is not over nothing.
     """
     time_steps = valid.shape[1]
-    causal = torch.ones(time_steps, time_steps, dtype=torch.bool, device=valid.device).tril()
-    itself = torch.eye(time_steps, dtype=torch.bool, device=valid.device)
-    return ((causal & valid[:, None, :]) | itself)[:, None]
+    seen = torch.ones(length, time_steps, dtype=torch.bool, device=valid.device).tril(time_steps - length)
+    itself = torch.eye(time_steps, dtype=torch.bool, device=valid.device)[-length:]
+    return ((seen & valid[:, None, :]) | itself)[:, None]
 
 
 def padded_positions(valid: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +21,7 @@ from paceline.models.molmoe.generation import (
     PhaseClock,
     TextStream,
     TokenChoice,
+    last_mask,
     left_pad,
     padded_mask,
     padded_positions,
@@ -31,6 +32,7 @@ from paceline.models.molmoe.tokenizer import MolmoTokenizer
 from paceline.models.molmoe.vision import VisionTower
 from paceline.models.protocol import Generation, Overview, Workload
 
+DENSE_SHARE = 8  # from an eighth of the experts on, all of them in one product beat groups, in batches
 CHARACTERS_PER_POSITION = 16  # no question with more characters than this per position is even tokenised
 
 
@@ -169,12 +171,10 @@ class MolmoE(nn.Module):
     def embeddings(self, state: OverviewState, tiling: tuple[int, int], image_tokens: Tensor) -> Tensor:
         """Input embeddings (time, width) of a request: image tokens are added at the <im_patch> positions."""
         grid = crops.grid_shape(tiling, self.crop_options)
-        ids = torch.tensor(
-            self.tokenizer.layout(self.crop_options.pooled_side, grid, state.prompt_ids), device=self.device
-        )
-        embedded = self.decoder.embed(ids)
-        embedded[ids == self.tokenizer.image_patch] += image_tokens
-        return embedded
+        layout = self.tokenizer.layout(self.crop_options.pooled_side, grid, state.prompt_ids)
+        places = [place for place, index in enumerate(layout) if index == self.tokenizer.image_patch]
+        embedded = self.decoder.embed(torch.tensor(layout, device=self.device))
+        return embedded.index_add_(0, torch.tensor(places, device=self.device), image_tokens)
 
     def _check_length(self, prompt_tokens: int, options: GenerationOptions) -> None:
         if prompt_tokens + options.max_new_tokens > self.options.max_positions:
@@ -255,21 +255,34 @@ class MolmoE(nn.Module):
     def generate_batch(
         self, overviews: Sequence[Overview], max_crops: int, knobs: KnobState, options: GenerationOptions
     ) -> list[str]:
-        """Greedy answers of many requests at once, left-padded to the longest."""
+        """Greedy answers of many requests at once; an image that several of them ask about is read once.
+
+        Images are left-padded to the longest and read; each request then continues from its image's cache with its
+        own text, left-padded likewise.
+        """
         if options.temperature > 0:
             raise ModelError("generate_batch is greedy; sample with generate, or set temperature to 0")
         for overview in overviews:
             self._check_length(self.workload(overview, max_crops).prompt_tokens, options)
         if not overviews:
             return []
-        rows = self.embedding_rows(overviews, max_crops)
-        streams = [TextStream(self.tokenizer, options.stop) for _ in rows]
-        with _inside(knobs):
-            embedded, valid = left_pad(rows)
-            cache = KeyValueCache(embedded.shape[1] + options.max_new_tokens)
-            hidden = self.decoder(
-                embedded, padded_positions(valid), padded_mask(valid), cache, last_only=True
-            )
+        states = [overview.state for overview in overviews]
+        firsts, owners = _shared_images(states)
+        images = [self._image_row(states[first], overviews[first].image_size, max_crops) for first in firsts]
+        texts = [self.decoder.embed(torch.tensor(state.prompt_ids, device=self.device)) for state in states]
+        streams = [TextStream(self.tokenizer, options.stop) for _ in states]
+        many = (knobs.top_k or self.options.top_k) * DENSE_SHARE >= self.options.num_experts
+        with _inside(replace(knobs, every_expert=many)):
+            embedded, valid = left_pad(images)
+            text, text_valid = left_pad(texts)
+            cache = KeyValueCache(embedded.shape[1] + text.shape[1] + options.max_new_tokens)
+            self.decoder(embedded, padded_positions(valid), padded_mask(valid), cache, last_only=True)
+            owner = torch.tensor(owners, device=self.device)
+            cache = cache.repeat(owner)
+            valid = torch.cat((valid[owner], text_valid), dim=1)
+            length = text.shape[1]
+            positions = padded_positions(valid)[:, -length:]
+            hidden = self.decoder(text, positions, last_mask(valid, length), cache, last_only=True)
             for step in range(options.max_new_tokens):
                 chosen = self.decoder.logits(hidden[:, -1]).argmax(dim=-1)
                 for stream, token in zip(streams, chosen.tolist(), strict=True):
@@ -284,6 +297,13 @@ class MolmoE(nn.Module):
                 )
         return [stream.text for stream in streams]
 
+    def _image_row(self, state: OverviewState, image_size: tuple[int, int], max_crops: int) -> Tensor:
+        """Input embeddings (time, width) of the start token and an image; its tokens are kept in the overview."""
+        tiling = self.tiling(image_size, max_crops)
+        if tiling not in state.image_tokens:
+            state.image_tokens[tiling] = self.image_tokens(state, tiling)
+        return self.embeddings(replace(state, prompt_ids=()), tiling, state.image_tokens[tiling])
+
     def embedding_rows(self, overviews: Sequence[Overview], max_crops: int) -> list[Tensor]:
         """Input embeddings per request; image tokens are kept in the overviews for the next configuration."""
         tilings = [self.tiling(overview.image_size, max_crops) for overview in overviews]
@@ -294,6 +314,20 @@ class MolmoE(nn.Module):
             self.embeddings(overview.state, tiling, overview.state.image_tokens[tiling])
             for overview, tiling in zip(overviews, tilings, strict=True)
         ]
+
+
+def _shared_images(states: Sequence[OverviewState]) -> tuple[list[int], list[int]]:
+    """The first state of each different image, and for every state the number of its image."""
+    numbers: dict[tuple[tuple[int, ...], bytes], int] = {}
+    firsts: list[int] = []
+    owners: list[int] = []
+    for index, state in enumerate(states):
+        key = (state.pixels.shape, state.pixels.tobytes())
+        if key not in numbers:
+            numbers[key] = len(firsts)
+            firsts.append(index)
+        owners.append(numbers[key])
+    return firsts, owners
 
 
 @contextmanager

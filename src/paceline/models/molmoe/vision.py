@@ -18,6 +18,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     return mixed.transpose(1, 2).reshape(batch, time, width)
 
 
+def attend_window(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attention of one query (windows, 1, width) over a few keys (windows, keys, width), in float32."""
+    windows, keys, width = key.shape
+    split = (windows, keys, heads, width // heads)
+    scores = (query.float() * key.float()).view(split).sum(dim=-1, keepdim=True) * split[3] ** -0.5
+    return (scores.softmax(dim=1) * value.float().view(split)).sum(dim=1).view(windows, width).to(value.dtype)
+
+
 class VitBlock(nn.Module):
     """Pre-norm attention and a quick-GELU MLP."""
 
@@ -34,7 +42,7 @@ class VitBlock(nn.Module):
         normed = self.attention_norm(x)
         x = x + self.wo(attend(self.wq(normed), self.wk(normed), self.wv(normed), self.heads))
         hidden = self.w1(self.ffn_norm(x))
-        return x + self.w2(hidden * torch.sigmoid(1.702 * hidden))
+        return x + self.w2(functional.silu(1.702 * hidden) / 1.702)  # quick-GELU: h * sigmoid(1.702 h)
 
 
 class VisionTower(nn.Module):
@@ -92,7 +100,7 @@ class VisionTower(nn.Module):
             features.view(crops, half, 2, half, 2, -1).transpose(2, 3).reshape(crops * half * half, 4, -1)
         )
         query = self.pool_q(windows.mean(dim=1, keepdim=True))
-        pooled = attend(query, self.pool_k(windows), self.pool_v(windows), self.options.pool_heads)
+        pooled = attend_window(query, self.pool_k(windows), self.pool_v(windows), self.options.pool_heads)
         pooled = self.pool_out(pooled).view(crops, half * half, -1)
         hidden = functional.silu(self.project_gate(pooled)) * self.project_up(pooled)
         return self.project_down(hidden)
