@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+import controllers
 import paceline
+from fakes import IMAGE_WIDTH, QUESTION_WIDTH
 
 HEAVY = {
     "torch",
@@ -35,10 +37,32 @@ def modules_after(code):
         "import paceline",
         "import paceline; paceline.KnobSpace, paceline.PacelineError",
         "import paceline.budgets, paceline.rewards",
+        "import paceline; paceline.Controller, paceline.Context, paceline.AverageBudget",
+        "import paceline.runtime.controller, paceline.latency.estimate, paceline.policies.numpy_policy",
     ],
 )
 def test_light_imports_load_nothing_heavy(code):
     assert modules_after(code) & HEAVY == set()
+
+
+def test_deciding_loads_nothing_heavy(tmp_path):
+    controllers.controller().save(tmp_path / "controller")
+    decide = f"""
+import numpy as np, paceline
+controller = paceline.Controller.load({str(tmp_path / "controller")!r})
+m = len(controller.actions)
+context = paceline.Context(
+    image_features=np.zeros({IMAGE_WIDTH}, dtype=np.float32), question_features=np.zeros({QUESTION_WIDTH}, np.float32),
+    tiles=np.full(m, 3), vision_tokens=np.full(m, 34), prompt_tokens=np.full(m, 40),
+)
+controller.decide(context, budget_ms=60).explain()
+controller.decide(context, average=40).explain()
+"""
+    assert modules_after(decide) & HEAVY == set()
+
+
+def test_the_command_line_starts_without_torch():
+    assert modules_after("import paceline.cli.app") & (HEAVY - {"typer"}) == set()
 
 
 def test_import_paceline_takes_under_0_3_seconds():

@@ -1,6 +1,7 @@
 """Turning a knob is exact: it equals a model built that way, cache, padding and 8 generated tokens included."""
 
 import copy
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -186,5 +187,6 @@ def test_an_abandoned_stream_leaves_nothing_behind():
     model = elastic()
     stream = model.stream(model.overview(picture(), QUESTIONS[0]), KNOBS.cheapest, 8)
     next(stream)
+    assert isinstance(stream, Generator)
     stream.close()
     assert knob_state.current() == KnobState()

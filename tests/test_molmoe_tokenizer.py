@@ -15,7 +15,7 @@ def tokenizer() -> MolmoTokenizer:
     return MolmoTokenizer(word_tokenizer(WORDS), limit=64)
 
 
-def tokens(tokenizer: MolmoTokenizer, ids: list[int]) -> list[str]:
+def tokens(tokenizer: MolmoTokenizer, ids: list[int]) -> list[str | None]:
     return [tokenizer.tokenizer.id_to_token(index) for index in ids]
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from fakes import FAKE_SPACE, OVERVIEW_MS, FakeModel, FakeTask
 from paceline.errors import ProfileError
 from paceline.models.protocol import Generation
+from paceline.profiling.threads import torch_threads
 from paceline.profiling.timing import CLOCK_CALLS, clock_facts, interleaved, measure, relative_times
 
 
@@ -76,3 +77,19 @@ def test_relative_times_need_no_complete_design():
     np.testing.assert_allclose(
         relative_times(sample[timed], configuration[timed], times[timed]), 1, atol=0.05
     )
+
+
+def test_threads_are_put_back_also_after_an_error():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+
+    def fail_inside() -> None:
+        with torch_threads(before + 1):
+            assert torch.get_num_threads() == before + 1
+            raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        fail_inside()
+    assert torch.get_num_threads() == before
+    with torch_threads(None):
+        assert torch.get_num_threads() == before

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import paceline
-from paceline.models.molmoe.decoder import rotary_table
+from paceline.learning.advantages import group_advantages
 from typechecking import check
 
 
@@ -52,5 +52,5 @@ def test_every_module_with_shapes_is_hooked(request):
 
 
 def test_the_hook_is_on():
-    with pytest.raises(jaxtyping.TypeCheckError, match="positions"):
-        rotary_table(torch.zeros(3, dtype=torch.int64), 8, 10_000.0)
+    with pytest.raises(jaxtyping.TypeCheckError, match="weights"):
+        group_advantages(torch.zeros(2, 3), torch.zeros(2, 4))

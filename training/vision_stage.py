@@ -99,9 +99,9 @@ def vision_loss(
         logits = SHARPNESS * found @ book[low:high].T
         losses = functional.cross_entropy(logits, label[present], reduction="none")
         importance = torch.where(labels[2][present] < UNREADABLE_BINS, UNREADABLE_WEIGHT, 1.0)
-        loss = loss + (losses * importance).sum() / importance.sum()
+        loss = loss + (losses * importance).sum() / importance.sum().clamp(min=1e-6)  # a batch may be empty
         right = (logits.argmax(-1) == label[present]).float()
-        facts[name] = ((right * importance).sum() / importance.sum()).item()
+        facts[name] = ((right * importance).sum() / importance.sum().clamp(min=1e-6)).item()
     return loss, facts
 
 

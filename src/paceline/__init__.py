@@ -27,10 +27,24 @@ if TYPE_CHECKING:
         TrainError,
     )
     from paceline.knobs import Knob, KnobSpace
+    from paceline.models.registry import load_model
+    from paceline.runtime.adaptive import AdaptiveModel, Answer
+    from paceline.runtime.average import AverageBudget
+    from paceline.runtime.controller import Controller
+    from paceline.runtime.decision import Context, Decision
+    from paceline.tasks.registry import load_task
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaptiveModel": "paceline.runtime.adaptive",
+    "Answer": "paceline.runtime.adaptive",
+    "AverageBudget": "paceline.runtime.average",
+    "Context": "paceline.runtime.decision",
+    "Controller": "paceline.runtime.controller",
+    "Decision": "paceline.runtime.decision",
+    "load_model": "paceline.models.registry",
+    "load_task": "paceline.tasks.registry",
     "Knob": "paceline.knobs",
     "KnobSpace": "paceline.knobs",
     "BudgetError": "paceline.errors",
@@ -50,8 +64,14 @@ _HOMES = {
 """The module that defines each public name."""
 
 __all__ = [
+    "AdaptiveModel",
+    "Answer",
+    "AverageBudget",
     "BudgetError",
+    "Context",
+    "Controller",
     "ControllerError",
+    "Decision",
     "DependencyError",
     "ImageError",
     "InfeasibleBudgetError",
@@ -66,6 +86,8 @@ __all__ = [
     "TaskError",
     "TrainError",
     "__version__",
+    "load_model",
+    "load_task",
 ]
 
 

@@ -280,6 +280,14 @@ def test_force_measures_again_from_the_profiles_scale(calibrating, messages):
     assert calibrating().calibrate().ratio == pytest.approx(3.0, rel=NOISE_OF_FOUR)
 
 
+def test_calibrating_forgets_the_drift_it_explains(calibrating):
+    adaptive = calibrating(speed=1.5)
+    for _ in range(10):
+        adaptive.drift.update(measured_ms=15.0, predicted_ms=10.0)
+    adaptive.calibrate()
+    assert adaptive.drift.factor == 1.0
+
+
 def test_concurrent_first_uses_calibrate_once(calibrating):
     adaptive = calibrating()
     with ThreadPoolExecutor(8) as pool:

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controllers import FakeClock, context, controller, rows_to_serve
-from paceline.errors import BudgetError, ControllerError, InfeasibleBudgetError
+from controllers import FakeClock, context, controller, fake_training, rows_to_serve, table
+from fakes import OVERVIEW_MS
+from paceline.errors import BudgetError, ControllerError, InfeasibleBudgetError, TrainError
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import AverageBudget
+from paceline.runtime.controller import Controller
 from paceline.runtime.decision import RejectedError
 
 LONG = 1e6
@@ -173,6 +175,19 @@ def test_average_budgets_charge_for_time():
     np.testing.assert_allclose(seen.values, seen.scores - made[0].price * share, atol=1e-5)
 
 
+def test_a_machine_twice_as_slow_with_twice_the_budget_chooses_the_same():
+    twice = controller().rescaled(
+        latency=controller().latency.rescaled(np.array([2.0]), np.array([1.0])),
+        first_token_latency=controller().first_token_latency.rescaled(np.array([2.0]), np.array([1.0])),
+        overview_ms=2.0,
+    )
+    for index in range(60):
+        ours, theirs = (c.decide(context(index), average=b) for c, b in ((controller(), 6.0), (twice, 12.0)))
+        assert (ours.action, ours.price) == (theirs.action, pytest.approx(theirs.price))
+        np.testing.assert_allclose(ours.candidates.values, theirs.candidates.values, atol=1e-5)
+    assert twice.lowest_average_ms == pytest.approx(2 * controller().lowest_average_ms)
+
+
 def test_a_hard_limit_and_an_average_together():
     edge = float(np.sort(uppers())[10])
     made = controller().decide(context(), budget_ms=edge, average=AverageBudget(6.0))
@@ -306,6 +321,20 @@ def test_many_threads_decide_as_one():
     with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(decide, arguments))
     assert together == [controller().decide(context(i), budget_ms=b).action for i, b in arguments]
+
+
+def test_building_takes_the_overviews_time_from_the_profile_or_the_caller():
+    latency, first = controller().latency, controller().first_token_latency
+    trained = fake_training(table(), latency)
+    made = Controller.from_training(trained, table(), latency, first, overview_ms=2.5, provenance={"seed": 3})
+    assert (made.guard.overview_ms, controller().guard.overview_ms) == (2.5, OVERVIEW_MS)
+    assert made.guard.max_new_tokens == 4
+    assert made.guard.output_tokens == 2.0
+    assert (made.provenance["seed"], made.provenance["training"]) == (3, {"algorithm": "ridge"})
+    assert made.block_ranking == tuple(range(16))
+    other = dataclasses.replace(trained, spec=dataclasses.replace(trained.spec, actions=tuple(range(1, 28))))
+    with pytest.raises(TrainError, match="build the controller from the table it was trained on"):
+        Controller.from_training(other, table(), latency, first)
 
 
 def test_kept_predictions_are_bounded(monkeypatch):

@@ -30,6 +30,7 @@ class ProfileOptions:
     importance_samples: int = 32  # training samples on which blocks are ranked; 0: keep the model's own order
     shard_samples: int = 48  # samples per shard: what a kill can lose
     batch: int = 48  # samples answered at once when only their accuracy is measured
+    batch_threads: int | None = None  # threads of batched answers; latency keeps the process's own number
     max_new_tokens: int | None = None  # None: what the task needs
     seed: int = 0  # of the samples, the plan and the order of timed calls
 
@@ -38,7 +39,7 @@ class ProfileOptions:
             raise ProfileError(f"plan: got {self.plan!r}, expected one of {list(PLANS)}")
         least = {"samples": 1, "repeats": 1, "warmup": 0, "importance_samples": 0}
         least |= {"shard_samples": 1, "batch": 1, "seed": 0}
-        optional = {"configurations": 1, "max_new_tokens": 1, "timed_samples": 0}
+        optional = {"configurations": 1, "max_new_tokens": 1, "timed_samples": 0, "batch_threads": 1}
         least |= {name: minimum for name, minimum in optional.items() if getattr(self, name) is not None}
         for name, minimum in least.items():
             value = getattr(self, name)

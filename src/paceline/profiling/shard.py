@@ -11,6 +11,7 @@ from paceline.knobs import Configuration
 from paceline.models.protocol import ElasticModel, Overview, Workload
 from paceline.outcomes.columns import PHASE_COLUMNS, VALUE_TYPES, knob_columns, value_column
 from paceline.profiling.options import ProfileOptions, Progress
+from paceline.profiling.threads import torch_threads
 from paceline.profiling.timing import Measurement, interleaved, measure
 from paceline.tasks.protocol import Sample, Task
 
@@ -61,7 +62,8 @@ class ShardRunner:
         features = stack_features(self.model, overviews)
         configurations = self.configurations
         workloads = [[self.model.workload(o, c) for c in configurations] for o in overviews]
-        accuracy = self._score_all(samples, overviews)
+        with torch_threads(self.options.batch_threads):
+            accuracy = self._score_all(samples, overviews)
         del overviews
         measured: dict[tuple[int, int, int], tuple[Measurement, float]] = {}
         rng = np.random.default_rng([self.options.seed, 2, seed])

@@ -10,7 +10,7 @@ from paceline.errors import ModelError
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.generation import left_pad, padded_mask, padded_positions
 from paceline.models.molmoe.knob_state import KnobState
-from paceline.models.molmoe.model import MolmoE
+from paceline.models.molmoe.model import DENSE_SHARE, MolmoE
 from paceline.models.protocol import Overview
 
 BATCH = 16  # requests per forward pass
@@ -43,10 +43,10 @@ class _Batch:
 
     def run(self, hidden: Tensor | None, blocks: Sequence[int]) -> Tensor:
         """Hidden states after these blocks, from `hidden` or the embeddings."""
-        hidden = self._start if hidden is None else hidden
+        x = self._start if hidden is None else hidden
         for index in blocks:
-            hidden = self._model.decoder.blocks[index](hidden, self._rotary, self._mask, None, index)
-        return hidden
+            x = self._model.decoder.blocks[index](x, self._rotary, self._mask, None, index)
+        return x
 
     def loss(self, hidden: Tensor) -> float:
         """Summed cross-entropy of the answers."""
@@ -82,7 +82,8 @@ def rank_blocks(
         batches.append(_Batch(model, rows, answers))
     kept = list(range(model.options.num_blocks))
     taken: list[int] = []
-    with knob_state.knobs(KnobState(top_k=top_k)):
+    many = (top_k or model.options.top_k) * DENSE_SHARE >= model.options.num_experts
+    with knob_state.knobs(KnobState(top_k=top_k, every_expert=many)):
         while len(kept) > max(fewest, 1):
             losses = dict.fromkeys(kept[1:], 0.0)
             for batch in batches:

@@ -13,7 +13,8 @@ from torch.nn import functional
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.options import MolmoEOptions
 
-CACHED_EXPERTS = 1 << 19  # weights per layer of all experts that stay in a core's cache
+SMALL_WEIGHTS = 1 << 19  # so many weights stay in a core's cache: copying or reading all of them is cheap
+CHUNK = 512  # tokens: batches are cut, so that what the experts make of them stays in cache too
 
 
 class RMSNorm(nn.Module):
@@ -25,10 +26,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        wide = functional.rms_norm(x.float(), self.weight.shape, eps=self.eps)
-        return self.weight * wide.to(x.dtype)
+        return rms_normalise(x, self.eps) * self.weight
+
+
+def rms_normalise(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last axis, in float32, back in x's type."""
+    return functional.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
 
 
 @lru_cache(maxsize=16)
@@ -109,11 +112,12 @@ class Attention(nn.Module):
         last_only: bool = False,
     ) -> Float[Tensor, "batch queries width"]:
         batch, time, width = x.shape
-        query, key, value = self.qkv(self.norm(x)).split(width, dim=-1)
-        # Queries and keys side by side: one rotation for both.
-        both = torch.cat((self.q_norm(query), self.k_norm(key)), dim=-1)
-        both = rotate(both.view(batch, time, 2 * self.heads, width // self.heads), rotary).transpose(1, 2)
-        query, key = both.split(self.heads, dim=1)
+        query_key, value = self.qkv(self.norm(x)).split((2 * width, width), dim=-1)
+        # Queries and keys side by side: normalised and rotated at once.
+        query_key = rms_normalise(query_key.unflatten(-1, (2, width)), self.q_norm.eps)
+        query_key = query_key * torch.stack((self.q_norm.weight, self.k_norm.weight))
+        query_key = rotate(query_key.view(batch, time, 2 * self.heads, width // self.heads), rotary)
+        query, key = query_key.transpose(1, 2).split(self.heads, dim=1)
         value = value.view(batch, time, self.heads, width // self.heads).transpose(1, 2)
         if last_only:
             query, mask, time = query[:, :, -1:], None if mask is None else mask[:, :, -1:], 1
@@ -147,10 +151,29 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
         flat = self.norm(x).reshape(-1, x.shape[-1])
-        weights, experts = self.route(flat, knob_state.current().top_k or self.top_k)
-        alone = len(flat) == 1 and self.down.numel() <= CACHED_EXPERTS
-        mixed = self._dense if self.training or alone else self._grouped
-        return mixed(flat, weights, experts).view_as(x)
+        state = knob_state.current()
+        weights, experts = self.route(flat, state.top_k or self.top_k)
+        if self.training:
+            return self._dense(flat, weights, experts).view_as(x)
+        if state.every_expert:
+            method = self._dense
+        elif len(flat) == 1 and 3 * experts.shape[1] * self.down[0].numel() <= SMALL_WEIGHTS:
+            method = self._single
+        else:
+            method = self._grouped
+        if len(flat) <= CHUNK:
+            return method(flat, weights, experts).view_as(x)
+        parts = zip(flat.split(CHUNK), weights.split(CHUNK), experts.split(CHUNK), strict=True)
+        return torch.cat([method(*part) for part in parts]).view_as(x)
+
+    def _single(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """One token: the weights of its experts side by side, as if they were one."""
+        chosen = experts[0]
+        width = x.shape[1]
+        inner = self.gate_up.index_select(0, chosen).view(-1, width).mv(x[0]).view(len(chosen), -1)
+        gate, up = inner.chunk(2, dim=-1)
+        hidden = functional.silu(gate) * up * weights.T
+        return hidden.view(1, -1) @ self.down.index_select(0, chosen).view(-1, width)
 
     def _grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Tokens sorted by expert, one grouped matrix product per layer of the experts."""

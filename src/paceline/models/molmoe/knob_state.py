@@ -12,6 +12,9 @@ class KnobState:
 
     top_k: int | None = None
     active_blocks: tuple[int, ...] | None = None  # ascending block indices
+    every_expert: bool = (
+        False  # compute all experts and weigh the unchosen ones 0: the same sum, for large batches
+    )
 
 
 DEFAULT = KnobState()

@@ -32,6 +32,7 @@ from paceline.models.molmoe.tokenizer import MolmoTokenizer
 from paceline.models.molmoe.vision import VisionTower
 from paceline.models.protocol import Generation, Overview, Workload
 
+DENSE_SHARE = 8  # from an eighth of the experts on, all of them in one product beat groups, in batches
 CHARACTERS_PER_POSITION = 16  # no question with more characters than this per position is even tokenised
 
 
@@ -270,7 +271,8 @@ class MolmoE(nn.Module):
         images = [self._image_row(states[first], overviews[first].image_size, max_crops) for first in firsts]
         texts = [self.decoder.embed(torch.tensor(state.prompt_ids, device=self.device)) for state in states]
         streams = [TextStream(self.tokenizer, options.stop) for _ in states]
-        with _inside(knobs):
+        many = (knobs.top_k or self.options.top_k) * DENSE_SHARE >= self.options.num_experts
+        with _inside(replace(knobs, every_expert=many)):
             embedded, valid = left_pad(images)
             text, text_valid = left_pad(texts)
             cache = KeyValueCache(embedded.shape[1] + text.shape[1] + options.max_new_tokens)

@@ -79,7 +79,9 @@ class MolmoEOptions:
         unknown = sorted(set(value) - known)
         if unknown:
             raise ModelError(f"model options: unknown keys {unknown}; expected some of {sorted(known)}")
-        tuples = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+        tuples: dict[str, Any] = {
+            key: tuple(item) if isinstance(item, list) else item for key, item in value.items()
+        }
         try:
             return cls(**tuples)
         except TypeError as error:

@@ -1,0 +1,45 @@
+"""`paceline evaluate`: judge a controller on the test split of outcomes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paceline.cli.calibrate_command import ControllerArgument
+from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.train_command import OutcomesArgument
+
+ReportOption = Annotated[Path | None, typer.Option(help="Also write the HTML report to this file.")]
+ReplicatesOption = Annotated[int, typer.Option(help="Bootstrap replicates behind the intervals.")]
+
+
+def run(
+    controller: ControllerArgument,
+    outcomes: OutcomesArgument,
+    report: ReportOption = None,
+    replicates: ReplicatesOption = 2000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Judge CONTROLLER on OUTCOMES beside static configurations, lookup, random and oracle."""
+    from paceline.cli.progress import Bar
+    from paceline.evaluation.contest import ContestOptions
+    from paceline.evaluation.evaluate import evaluate_controller
+    from paceline.outcomes.store import read_table
+    from paceline.report.html import write_report
+    from paceline.report.tables import result_tables
+    from paceline.report.theme import import_matplotlib
+    from paceline.runtime.controller import Controller
+    from paceline.workflows.reporting import measured_latencies
+
+    check_writable(report)
+    if report is not None:
+        import_matplotlib()
+    loaded, table = Controller.load(controller), read_table(outcomes)
+    with Bar() as bar:
+        results = evaluate_controller(loaded, table, ContestOptions(replicates=replicates, seed=seed), bar)
+    if report is not None:
+        results["report"] = str(
+            write_report(results, report, latency_samples=measured_latencies(loaded, table, results))
+        )
+    emit(results, result_tables(results), as_json=as_json)

@@ -1,0 +1,61 @@
+"""Where the command line writes: results on standard output, everything else on standard error."""
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print exactly one JSON object; progress stays on stderr.")
+]
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(value: Mapping[str, Any], parts: Iterable[Any], *, as_json: bool) -> None:
+    """The result on standard output: one JSON object, or `parts`, which are text and rich tables."""
+    if as_json:
+        print(to_json(value), flush=True)
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in parts:
+        if isinstance(part, str):
+            print(part, flush=True)
+        else:
+            console.print(part)
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Raise OSError for a path that cannot be written, before any work is done for it."""
+    for path in paths:
+        if path is None:
+            continue
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if there != path and not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """JSON text. NaN and infinity are no JSON and raise: results say None where there is no number."""
+    return json.dumps(value, indent=2, allow_nan=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")

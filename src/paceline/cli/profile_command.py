@@ -1,0 +1,50 @@
+"""`paceline profile`: run samples under many configurations and keep accuracy and latency."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paceline.cli.knobs_command import ModelArgument
+from paceline.cli.output import AsJson, emit
+
+
+def run(
+    model: ModelArgument,
+    task: Annotated[str, typer.Option(help="The task that asks the questions: digits.")],
+    out: Annotated[Path, typer.Option(help="Outcomes directory; an interrupted sweep in it goes on.")],
+    plan: Annotated[str, typer.Option(help="lhs (Latin hypercube), balanced (even grid) or full.")] = "lhs",
+    configurations: Annotated[
+        int | None, typer.Option(help="How many to test; by default 48, or all.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Questions in all splits together.")] = 400,
+    timed_samples: Annotated[int, typer.Option(help="How many of them are also timed, one at a time.")] = 96,
+    repeats: Annotated[int, typer.Option(help="Timed calls of each sample and configuration.")] = 1,
+    shard_samples: Annotated[int, typer.Option(help="Samples per shard: what a kill can lose.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of samples, plan and order.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Profile MODEL on a task: outcomes of every sample under every planned configuration."""
+    from paceline.cli.progress import Bar
+    from paceline.cli.threads import one_thread
+    from paceline.models.registry import load_model
+    from paceline.profiling.options import ProfileOptions
+    from paceline.profiling.sweep import profile
+    from paceline.tasks.registry import load_task
+
+    options = ProfileOptions(
+        plan=plan,
+        configurations=configurations,
+        samples=samples,
+        timed_samples=timed_samples,
+        repeats=repeats,
+        shard_samples=shard_samples,
+        seed=seed,
+    )
+    asked = load_task(task)
+    one_thread()
+    with Bar() as bar:
+        table = profile(load_model(model), asked, out, options, bar)
+    n, m = table.accuracy.shape
+    value = {"outcomes": str(out), "samples": n, "configurations": m, "audit": table.manifest.audit}
+    emit(value, [f"{n} samples x {m} configurations in {out}"], as_json=as_json)

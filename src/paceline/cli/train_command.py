@@ -1,0 +1,64 @@
+"""`paceline train`: learn a controller from outcomes."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paceline.cli.output import AsJson, check_writable, emit
+
+OutcomesArgument = Annotated[
+    Path, typer.Argument(metavar="OUTCOMES", help="Outcomes directory of paceline profile.")
+]
+
+
+def run(
+    outcomes: OutcomesArgument,
+    out: Annotated[Path, typer.Option(help="Controller directory to write.")],
+    algorithm: Annotated[str, typer.Option(help="grpo, supervised or outcome.")] = "grpo",
+    head: Annotated[str, typer.Option(help="joint, or independent (one distribution per knob).")] = "joint",
+    reward: Annotated[str, typer.Option(help="masked, v1 or v2.")] = "masked",
+    group_size: Annotated[
+        int | None, typer.Option(help="Actions per group; by default all tested ones.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
+    violation_rate: Annotated[
+        float, typer.Option(help="Share of requests that may exceed a hard budget.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Directory from which an interrupted run goes on.")
+    ] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Directory for TensorBoard curves.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a controller on OUTCOMES."""
+    from paceline.cli.progress import Bar
+    from paceline.cli.threads import one_thread
+    from paceline.learning.options import TrainOptions
+    from paceline.outcomes.store import read_table
+    from paceline.workflows.training import profiled_overview_ms, train_controller
+
+    options = TrainOptions(algorithm=algorithm, head=head, reward=reward, group_size=group_size, seed=seed)
+    if epochs is not None:
+        options = replace(options, epochs=epochs)
+    check_writable(out, checkpoints, tensorboard)
+    one_thread()
+    with Bar() as bar:
+        trained = train_controller(
+            read_table(outcomes),
+            options,
+            violation_rate=violation_rate,
+            overview_ms=profiled_overview_ms(outcomes),
+            checkpoint_dir=checkpoints,
+            tensorboard_dir=tensorboard,
+            progress=bar,
+        )
+        trained.controller.save(out)
+    facts = trained.policy.facts
+    text = (
+        f"{out}: {facts['algorithm']} over {len(trained.controller.actions)} configurations in "
+        f"{facts['seconds']:.0f} s, validation reward {facts['validation_reward']:.4f}"
+    )
+    emit({"controller": str(out), "facts": facts}, [text], as_json=as_json)

@@ -1,0 +1,46 @@
+"""How much work the demo does."""
+
+from dataclasses import dataclass, field, replace
+
+from paceline.errors import ProfileError
+from paceline.learning.options import TrainOptions
+from paceline.profiling.options import ProfileOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoOptions:
+    """Options of `run_demo`; the defaults take a few minutes on two cores."""
+
+    model: str = "tiny"
+    task: str = "digits"
+    profile: ProfileOptions = field(
+        default_factory=lambda: ProfileOptions(
+            configurations=32, samples=480, timed_samples=48, importance_samples=16, splits=(0.6, 0.15, 0.25)
+        )
+    )
+    train: TrainOptions = field(default_factory=TrainOptions)
+    replicates: int = 1000  # of the bootstrap
+    requests: int = 200  # live, per kind of budget
+    violation_rate: float = 0.05  # promised share of requests over a hard budget
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.requests < 1:
+            raise ProfileError(f"requests: got {self.requests}, expected 1 or more")
+        if self.profile.seed != self.seed or self.train.seed != self.seed:
+            object.__setattr__(self, "profile", replace(self.profile, seed=self.seed))
+            object.__setattr__(self, "train", replace(self.train, seed=self.seed))
+
+    @classmethod
+    def quick(cls, seed: int = 0) -> "DemoOptions":
+        """A tenth of the work."""
+        profile = ProfileOptions(
+            configurations=12,
+            samples=96,
+            timed_samples=24,
+            shard_samples=8,
+            importance_samples=8,
+            splits=(0.5, 0.25, 0.25),
+        )
+        train = TrainOptions(warm_epochs=8, epochs=4, members=1)
+        return cls(profile=profile, train=train, replicates=200, requests=20, seed=seed)
