@@ -17,7 +17,7 @@ from training.vocabulary import tiny_tokenizer
 ASSETS = Path("src/paceline/assets/models/tiny")
 LOG = Path("benchmarks/results/training_tiny.jsonl")
 STAGES = ("vision", "language", "joint")
-IMPORTANCE_SAMPLES = 192
+IMPORTANCE_SAMPLES = 128
 
 
 def block_ranking(model: MolmoE) -> list[int]:
