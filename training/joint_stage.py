@@ -156,7 +156,7 @@ def main() -> None:
             optimiser.load_state_dict(saved)
         first = state["step"]
     for block in model.decoder.blocks:
-        block.moe.compile()
+        block.moe.compile()  # pyright: ignore[reportAttributeAccessIssue]
     model.train()
     began, running = time.time(), {"loss": 0.0, "accuracy": 0.0}
     for step in range(first, options.steps):

@@ -150,7 +150,7 @@ def main() -> None:
             optimiser.load_state_dict(saved)
         first = state["step"]
     for block in decoder.blocks:
-        block.moe.compile()
+        block.moe.compile()  # pyright: ignore[reportAttributeAccessIssue]
     decoder.train()
     log = (options.out / "language.jsonl").open("a")
     began, running, tokens = time.time(), {}, 0

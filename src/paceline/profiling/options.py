@@ -70,7 +70,7 @@ class Progress(Protocol):
         """A stage of `total` answers begins; the one before it, if any, is over."""
         ...
 
-    def advance(self, n: int) -> None:
+    def advance(self, steps: int = 1, /) -> None:
         """`n` more answers are there."""
         ...
 
@@ -85,7 +85,7 @@ class Silence:
     def start(self, total: int, description: str) -> None:
         """Show nothing."""
 
-    def advance(self, n: int) -> None:
+    def advance(self, steps: int = 1, /) -> None:
         """Show nothing."""
 
     def message(self, text: str) -> None:

@@ -68,9 +68,10 @@ def scans() -> tuple[np.ndarray, np.ndarray]:
     """All 1,797 scans, float32 (scans, 8, 8) in [0, 1], and their values, in a fixed shuffled order."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    order = np.random.default_rng(20240).permutation(len(data.target))
-    return (data.images[order] / 16.0).astype(np.float32), data.target[order].astype(np.int64)
+    pixels, values = load_digits(return_X_y=True)
+    order = np.random.default_rng(20240).permutation(len(values))
+    glyphs = np.asarray(pixels, dtype=np.float32).reshape(-1, 8, 8) / 16
+    return glyphs[order], np.asarray(values, dtype=np.int64)[order]
 
 
 @lru_cache(maxsize=8)
