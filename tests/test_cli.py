@@ -255,7 +255,12 @@ def test_json_refuses_nan():
 def start_profile(out):
     words = [sys.executable, TESTS / "fake_paceline.py", *PROFILE, "--shard-samples", 4, "--out", out]
     process = subprocess.Popen(
-        [str(word) for word in words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [str(word) for word in words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores Ctrl-C, and so would every process below it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while len(list(out.glob("shards/*.parquet"))) < 2:
