@@ -25,12 +25,13 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.embedded_model
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.main_job
 
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.
 train-tiny: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m training.vision_stage
 	$(ONE_THREAD) $(BIN)/python -m training.language_stage
-	$(ONE_THREAD) $(BIN)/python -m training.joint_stage
+	$(ONE_THREAD) $(BIN)/torchrun --nproc-per-node 2 -m training.joint_stage
 	$(ONE_THREAD) $(BIN)/python -m training.export
 
 lint: $(INSTALLED)
