@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--timed-samples", type=int, default=120)
     parser.add_argument("--splits", type=float, nargs=3, default=(0.45, 0.1, 0.45))
     parser.add_argument("--batch-threads", type=int, default=1)
+    parser.add_argument("--remark", default="", help="what a reader of the result must know")
     parser.add_argument("--ship", action="store_true", help=f"copy the controller to {SHIPPED}")
     options = parser.parse_args()
     one_thread()
@@ -75,7 +76,7 @@ def main() -> None:
             section.pop(name, None)
     for name in ("controller", "report"):
         results.pop(name)
-    kept = {"promises": promises(results), **results}
+    kept = {"remark": options.remark, "promises": promises(results), **results}
     path = write_result("main_job", kept)
     for mode in ("hard", "average"):
         for theme in ("light", "dark"):
