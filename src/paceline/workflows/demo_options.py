@@ -15,7 +15,12 @@ class DemoOptions:
     task: str = "digits"
     profile: ProfileOptions = field(
         default_factory=lambda: ProfileOptions(
-            configurations=32, samples=480, timed_samples=48, importance_samples=16, splits=(0.6, 0.15, 0.25)
+            configurations=32,
+            samples=480,
+            timed_samples=48,
+            importance_samples=16,
+            splits=(0.6, 0.15, 0.25),
+            batch_threads=2,
         )
     )
     train: TrainOptions = field(default_factory=TrainOptions)
