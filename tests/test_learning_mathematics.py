@@ -255,9 +255,11 @@ def test_grpo_steps_raise_the_expected_reward_and_kl_holds_them_back():
     free = train(TrainOptions(kl_weight=0.0, entropy_weight=0.0))
     held = train(TrainOptions(kl_weight=1.0, entropy_weight=0.0))
     sampled = train(TrainOptions(kl_weight=0.0, entropy_weight=0.0, group_size=16))
+    spread = train(TrainOptions(kl_weight=0.0, entropy_weight=1.0))
     assert free > 0.9
     assert sampled > 0.9
     assert 0.4 < held < 0.7
+    assert 0.4 < spread < 0.7  # 0.4 is the even policy's
 
 
 def test_the_price_is_charged_in_the_logits():

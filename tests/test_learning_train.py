@@ -19,9 +19,11 @@ from paceline.learning.groups import GroupSource
 from paceline.learning.options import TrainOptions
 from paceline.learning.progress import Progress
 from paceline.learning.train import TrainedPolicy, train_controller_policy
-from paceline.learning.trainer import stages_of
+from paceline.learning.trainer import Trainer, stages_of
+from paceline.learning.validation import validate
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.decision import choose
+from paceline.policies.network import PolicyNetwork
 from paceline.policies.spec import PolicySpec
 from paceline.rewards import RewardParams, reward_v1, reward_v2
 
@@ -229,6 +231,55 @@ def test_published_reward_slides_to_cheaper_configurations():
     masked = mean_latency(train_controller_policy(make_table(), make_latency(), options))
     paid = dataclasses.replace(options, reward="v1", reward_params=slide)
     assert mean_latency(train_controller_policy(make_table(), make_latency(), paid)) < 0.8 * masked
+
+
+def make_trainer() -> Trainer:
+    options = TrainOptions(members=1, hidden=4, warm_epochs=3, epochs=2)
+    source, table = make_source(options)
+    train, _ = training_problems(make_table(), make_latency())
+    generator = torch.Generator().manual_seed(0)
+    network = PolicyNetwork(source.spec, table.space, dropout=0.1, generator=generator)
+    return Trainer(network, source, source, context_ranges(train), options, generator)
+
+
+def test_a_restored_trainer_has_all_the_state():
+    trainer, other = make_trainer(), make_trainer()
+    for _ in range(2):
+        trainer._run_epoch(trainer.stages[0])
+    saved = trainer.checkpoint("run")
+    other.restore(saved)
+    copied = other.checkpoint("run")
+    assert copied.state == saved.state
+    assert copied.tensors.keys() == saved.tensors.keys()
+    for name, tensor in saved.tensors.items():
+        assert torch.equal(tensor, copied.tensors[name]), name
+    assert other.recent == trainer.recent
+    assert len(other.recent) == 3
+
+
+@pytest.mark.parametrize(("budget", "price"), [(8.0, 0.0), (math.inf, 0.0), (math.inf, 0.4)])
+def test_validation_scores_the_deployed_decision(budget, price):
+    trainer = make_trainer()
+    network, source = trainer.network, trainer.validation_source
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.linspace(-1.0, 1.0, 27).expand(1, 1, 27))  # dearer looks better
+    score = validate(network, source, [(budget, price)])
+    table = make_table().split_rows("train")
+    mean, upper = make_latency().mean_and_upper(table.actions, *work_of(table))
+    full = source.spec.full_latency_ms
+    logits = (1 / (1 + np.exp(-np.linspace(-1.0, 1.0, 27))) - price * mean / full) / 0.05
+    feasible = upper <= budget
+    rewards = table.accuracy - (price + 0.01) * mean / full
+    chosen, possible = choose(logits, mean, feasible), feasible.any(axis=1)
+    picked = rewards[np.arange(len(rewards)), chosen][possible].mean()
+    probability = np.where(feasible, np.exp(logits - logits.max()), 0.0)
+    probability /= np.maximum(probability.sum(axis=1, keepdims=True), 1e-12)
+    assert score.reward == pytest.approx(picked, abs=1e-5)
+    assert score.expected_reward == pytest.approx((probability * rewards).sum(1)[possible].mean(), abs=1e-5)
+    assert (score.hard_reward, score.average_reward) == (
+        (score.reward, 0.0) if budget < math.inf else (0.0, score.reward)
+    )
 
 
 def test_groups_hold_one_sample_and_context_each():
