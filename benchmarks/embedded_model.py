@@ -113,16 +113,20 @@ def main() -> None:
         "knobs": knobs,
     }
     path = write_result(options.name, {**summary, "configurations": rows})
+    by_configuration = {tuple(row["configuration"].values()): row for row in rows}
     curves = [
         {
             "knob": knob.name,
-            "option": row["configuration"][knob.name],
-            "accuracy": row["accuracy"]["mean"],
-            "latency_ms": row["latency_ms"],
+            "option": option,
+            "accuracy": by_configuration[tuple({**model.knobs.full, knob.name: option}.values())]["accuracy"][
+                "mean"
+            ],
+            "latency_ms": by_configuration[tuple({**model.knobs.full, knob.name: option}.values())][
+                "latency_ms"
+            ],
         }
         for knob in model.knobs.knobs
-        for row in rows
-        if all(row["configuration"][k] == v for k, v in model.knobs.full.items() if k != knob.name)
+        for option in knob.options
     ]
     knob_curves(curves, RESULTS / f"{options.name}.svg")
     print(f"{path}\n{summary}")
