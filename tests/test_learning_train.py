@@ -262,8 +262,8 @@ def test_validation_scores_the_deployed_decision(budget, price):
     trainer = make_trainer()
     network, source = trainer.network, trainer.validation_source
     with torch.no_grad():
-        network.head.weight.zero_()
-        network.head.bias.copy_(torch.linspace(-1.0, 1.0, 27).expand(1, 1, 27))  # dearer looks better
+        network.head.weight.zero_()  # pyright: ignore[reportCallIssue]
+        network.head.bias.copy_(torch.linspace(-1.0, 1.0, 27).expand(1, 1, 27))  # dearer looks better  # pyright: ignore[reportCallIssue]
     score = validate(network, source, [(budget, price)])
     table = make_table().split_rows("train")
     mean, upper = make_latency().mean_and_upper(table.actions, *work_of(table))
