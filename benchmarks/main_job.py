@@ -76,6 +76,7 @@ def main() -> None:
             section.pop(name, None)
     for name in ("controller", "report"):
         results.pop(name)
+    results["evaluation"] = results.pop("provenance")
     kept = {"remark": options.remark, "promises": promises(results), **results}
     path = write_result("main_job", kept)
     for mode in ("hard", "average"):

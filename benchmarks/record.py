@@ -43,6 +43,10 @@ def commit() -> str:
 
 def write_result(name: str, values: dict[str, Any]) -> Path:
     """Write `values` with their provenance to benchmarks/results/NAME.json."""
+    if "provenance" in values:
+        raise ValueError(
+            "values: got a provenance of their own; it would hide the run's, give it another name"
+        )
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     provenance = {
