@@ -30,7 +30,7 @@ bench: $(INSTALLED)
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.
 train-tiny: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m training.vision_stage
-	$(ONE_THREAD) $(BIN)/python -m training.language_stage
+	$(ONE_THREAD) $(BIN)/torchrun --nproc-per-node 2 -m training.language_stage
 	$(ONE_THREAD) $(BIN)/torchrun --nproc-per-node 2 -m training.joint_stage
 	$(ONE_THREAD) $(BIN)/python -m training.export
 

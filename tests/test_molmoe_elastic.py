@@ -146,16 +146,27 @@ def test_a_subset_of_the_knobs_leaves_the_others_full(model):
     assert len(only.generate(overview, {"top_k": 2}, 2).tokens) == 2
 
 
-def test_the_tiny_preset_has_the_seed_space():
+def test_a_model_has_the_seed_space_unless_its_directory_says_otherwise(model, tmp_path):
     assert ElasticMolmoE(random_model(TINY), name="tiny").knobs == SEED_SPACE
+    save_model(model.model, tmp_path / "own", knobs=KNOBS)
+    assert load_elastic(tmp_path / "own", name="own").knobs == KNOBS
+    save_model(random_model(TINY), tmp_path / "seed")
+    assert load_elastic(tmp_path / "seed", name="seed").knobs == SEED_SPACE
+
+
+def test_a_damaged_knob_space_is_a_model_error(model, tmp_path):
+    save_model(model.model, tmp_path, knobs=KNOBS)
+    (tmp_path / "knobs.json").write_text('[{"name": "top_k"}]')
+    with pytest.raises(ModelError, match=r"knobs.json: knob space: got"):
+        load_elastic(tmp_path, name="damaged")
 
 
 # Directories
 
 
 def test_saving_and_loading_gives_the_same_answers(model, tmp_path):
-    save_model(model.model, tmp_path, dtype=torch.float32, block_ranking=[0, 5, 4, 3, 2, 1])
-    loaded = load_elastic(tmp_path, name="again", knobs=KNOBS)
+    save_model(model.model, tmp_path, dtype=torch.float32, block_ranking=[0, 5, 4, 3, 2, 1], knobs=KNOBS)
+    loaded = load_elastic(tmp_path, name="again")
     assert loaded.block_ranking == (0, 5, 4, 3, 2, 1)
     ranked = model.with_block_ranking([0, 5, 4, 3, 2, 1])
     for configuration in (KNOBS.cheapest, KNOBS.full):

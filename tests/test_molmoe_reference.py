@@ -71,7 +71,7 @@ def test_every_way_to_mix_experts_gives_the_plain_sum(tokens, top_k):
             for weight, expert in zip(weights[token], experts[token], strict=True):
                 gate, up = (moe.gate_up[expert] @ x[token]).chunk(2)
                 plain[token] += weight * ((torch.nn.functional.silu(gate) * up) @ moe.down[expert])
-        for method in (moe._grouped, moe._dense, *([moe._single] if tokens == 1 else [])):
+        for method in (moe._grouped, moe._dense, moe._pieces, *([moe._single] if tokens == 1 else [])):
             torch.testing.assert_close(method(x, weights, experts), plain, atol=1e-5, rtol=1e-4)
         with knob_state.knobs(KnobState(top_k=top_k)):
             routed = moe.route(moe.norm(x), top_k)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from paceline.knobs import SEED_SPACE, Knob, KnobSpace
 from paceline.models.molmoe.checkpoint import load_model, save_model
 from paceline.models.molmoe.elastic import ElasticMolmoE
 from paceline.models.molmoe.model import MolmoE
@@ -18,13 +19,15 @@ ASSETS = Path("src/paceline/assets/models/tiny")
 LOG = Path("benchmarks/results/training_tiny.jsonl")
 STAGES = ("vision", "language", "joint")
 IMPORTANCE_SAMPLES = 128
+KNOBS = KnobSpace((Knob(name="max_crops", options=(1, 2, 4, 6, 8, 10, 12)), *SEED_SPACE.knobs[1:]))
+"""The seed's knob space, and one crop: on images this small it shows what the overview shows, and no more."""
 
 
 def block_ranking(model: MolmoE) -> list[int]:
     """Importance of blocks on validation questions."""
     task = DigitsTask()
     samples = task.samples("validation", IMPORTANCE_SAMPLES, seed=1)
-    elastic = ElasticMolmoE(model, name="tiny")
+    elastic = ElasticMolmoE(model, name="tiny", knobs=KNOBS)
     overviews = [elastic.overview(task.image(sample), sample.question) for sample in samples]
     return elastic.block_importance(overviews, [sample.answer for sample in samples])
 
@@ -54,7 +57,7 @@ def save(model: MolmoE, directory: Path) -> None:
     save_model(model, fresh)
     stored = load_model(fresh)
     ranking = block_ranking(stored)
-    save_model(stored, fresh, block_ranking=ranking)
+    save_model(stored, fresh, block_ranking=ranking, knobs=KNOBS)
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)
     print(f"{directory}: block ranking {ranking}")

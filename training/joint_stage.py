@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,7 +16,7 @@ from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.model import MolmoE
 from paceline.models.molmoe.options import TINY
 from paceline.tasks.questions import KINDS
-from training import language_stage
+from training import language_stage, parallel
 from training.codebook import codebook
 from training.language_stage import CODE_SCALE, save_checkpoint
 from training.muon import Muon, split_parameters
@@ -30,7 +28,7 @@ WEIGHTS = {
     "read": 1.0, "color": 3.5, "largest": 1.2, "count": 0.8, "larger": 0.8, "plus": 0.9, "plus3": 1.4, "times": 0.9,
     "fact": 1.4, "code": 2.0, "pair": 0.9, "hop": 2.2,
 }  # fmt: skip
-CROPS = (12, 12, 12, 12, 12, 10, 8, 6, 4, 2)
+CROPS = (12, 12, 12, 12, 12, 12, 10, 8, 6, 4, 2, 1)
 FEWER_EXPERTS = (12, 20)
 DENSE_CROPS, DENSE_WEIGHT = 24, 0.1
 ANSWER, END = 1.0, 0.2  # weight of the answer token and of the end token
@@ -54,18 +52,6 @@ def optimisers_of(model: MolmoE) -> list[torch.optim.Optimizer]:
         for group in optimiser.param_groups:
             group["lr"] *= 0.4
     return [*decoder, Muon(matrices, lr=0.001), torch.optim.AdamW(others, lr=3e-4, weight_decay=0.0)]
-
-
-def average_gradients(model: MolmoE) -> None:
-    """Mean of the gradients over processes."""
-    if not dist.is_initialized():
-        return
-    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
-    flat = torch.cat([grad.flatten() for grad in grads])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for parameter, part in zip(model.parameters(), flat.split([g.numel() for g in grads]), strict=True):
-        parameter.grad = part.view_as(parameter)
 
 
 @torch.no_grad()
@@ -141,10 +127,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--seed", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo")
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    rank = parallel.start()
     model, book = joined(options.out), codebook(TINY.width)
     optimisers = optimisers_of(model)
     rates = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
@@ -169,7 +152,7 @@ def main() -> None:
         if not loss.isfinite():
             raise RuntimeError(f"step {step}: the loss is {loss.item()}; look at the last batch")
         loss.backward()
-        average_gradients(model)
+        parallel.average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
             optimiser.step()
@@ -191,8 +174,7 @@ def main() -> None:
             with (options.out / "joint.jsonl").open("a") as log:
                 print(json.dumps(row), file=log)
             print(json.dumps(row), flush=True)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    parallel.finish()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from training.codebook import NUM_ROWS, ROWS, coordinates, size_bin
 GEOMETRY = CropOptions.of(TINY)
 TOKEN = 2 * TINY.patch_size
 OVERVIEW_SIDE = TINY.grid // 2
-READABLE = (6.0, 0.9)  # apparent size at which half of the digits are read, and the slope
+READABLE = (4.0, 0.6)  # apparent size at which half of the digits are read, and the slope
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ COLOR_NAMES = tuple(COLORS)
 CANVASES = ((80, 104), (104, 80), (56, 152), (152, 56), (64, 128), (128, 64), (88, 88))
 """(height, width) in pixels. On each of them 12 crops show more than 6."""
 
-DIGIT_SIZES = {"small": (8.0, 10.0), "large": (18.0, 21.0)}
+DIGIT_SIZES = {"small": (6.5, 8.0), "large": (18.0, 21.0)}
 """Side of a digit in pixels: small ones need crops, large ones are nearly readable in the overview."""
 
 LARGEST = (1.4, 1.6)

@@ -1,4 +1,8 @@
-"""A model directory: config.json, tokenizer.json, model.safetensors and, where measured, block_ranking.json."""
+"""A model directory: config.json, tokenizer.json, model.safetensors.
+
+Beside them may lie block_ranking.json, where somebody measured it, and knobs.json, where the options differ from the
+seed's.
+"""
 
 import json
 from collections.abc import Sequence
@@ -10,13 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from paceline.errors import ModelError
+from paceline.errors import KnobError, ModelError
+from paceline.knobs import SEED_SPACE, KnobSpace
 from paceline.models.molmoe.model import MolmoE
 from paceline.models.molmoe.options import MolmoEOptions
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
 
 WEIGHTS, OPTIONS, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-RANKING = "block_ranking.json"
+RANKING, KNOBS = "block_ranking.json", "knobs.json"
 
 
 def save_model(
@@ -25,6 +30,7 @@ def save_model(
     *,
     dtype: torch.dtype = torch.float16,
     block_ranking: Sequence[int] | None = None,
+    knobs: KnobSpace | None = None,
 ) -> None:
     """Write a model directory; weights are stored as `dtype`."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -37,6 +43,8 @@ def save_model(
     if block_ranking is not None:
         text = json.dumps([int(block) for block in block_ranking]) + "\n"
         (directory / RANKING).write_text(text, encoding="utf-8")
+    if knobs is not None:
+        (directory / KNOBS).write_text(json.dumps(knobs.to_json()) + "\n", encoding="utf-8")
 
 
 def load_model(directory: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> MolmoE:
@@ -74,6 +82,17 @@ def load_ranking(directory: Path) -> list[int] | None:
     if not isinstance(value, list) or not all(isinstance(block, int) for block in value):
         raise ModelError(f"{path}: got {value!r}, expected a list of block indices")
     return value
+
+
+def load_knobs(directory: Path) -> KnobSpace:
+    """What can be turned on this model: its own knobs.json, or the seed's knob space where there is none."""
+    path = directory / KNOBS
+    if not path.exists():
+        return SEED_SPACE
+    try:
+        return KnobSpace.from_json(_read_json(path))
+    except KnobError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def _read_json(path: Path) -> Any:

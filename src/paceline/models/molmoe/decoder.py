@@ -14,6 +14,7 @@ from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.options import MolmoEOptions
 
 SMALL_WEIGHTS = 1 << 19  # so many weights stay in a core's cache: copying or reading all of them is cheap
+PIECE = 8  # rows of a piece; with fewer rows than this per expert, pieces beat groups
 CHUNK = 512  # tokens: batches are cut, so that what the experts make of them stays in cache too
 
 
@@ -26,6 +27,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:  # no rounding before the weight: one call does both, twice as fast
+            return functional.rms_norm(x, x.shape[-1:], self.weight, self.eps)
         return rms_normalise(x, self.eps) * self.weight
 
 
@@ -159,6 +162,8 @@ class MixtureOfExperts(nn.Module):
             method = self._dense
         elif len(flat) == 1 and 3 * experts.shape[1] * self.down[0].numel() <= SMALL_WEIGHTS:
             method = self._single
+        elif experts.numel() < PIECE * len(self.down) and 3 * self.down.numel() <= SMALL_WEIGHTS:
+            method = self._pieces
         else:
             method = self._grouped
         if len(flat) <= CHUNK:
@@ -186,6 +191,31 @@ class MixtureOfExperts(nn.Module):
         # The weighted sum over each token's experts, which lie scattered in the sorted order.
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=x.device)
+        return functional.embedding_bag(
+            places.view_as(experts), found, mode="sum", per_sample_weights=weights
+        )
+
+    def _pieces(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """Few tokens: each expert's rows in pieces of equal size, padded with zeros, all pieces in one product.
+
+        A grouped product costs a call per expert, which at a few rows each is most of its time; and padding all
+        experts to the largest load would multiply mostly zeros, for alike tokens choose alike.
+        """
+        count, width = len(self.down), x.shape[1]
+        top_k, flat = experts.shape[1], experts.flatten()
+        order = flat.argsort()
+        loads = torch.bincount(flat, minlength=count)
+        pieces = (loads + PIECE - 1) // PIECE
+        owner = torch.repeat_interleave(pieces)
+        # Rows of an expert lie together in sorted order; its pieces begin elsewhere, by as much as padding came before.
+        shift = PIECE * (pieces.cumsum(0) - pieces) - (loads.cumsum(0) - loads)
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order), device=x.device) + shift[flat[order]]
+        rows = x.new_zeros(PIECE * len(owner), width)
+        rows[places] = x.repeat_interleave(top_k, dim=0)
+        gate_up = self.gate_up.index_select(0, owner).mT
+        gate, up = torch.bmm(rows.view(-1, PIECE, width), gate_up).chunk(2, dim=-1)
+        found = torch.bmm(functional.silu(gate) * up, self.down.index_select(0, owner)).flatten(0, 1)
         return functional.embedding_bag(
             places.view_as(experts), found, mode="sum", per_sample_weights=weights
         )

@@ -10,14 +10,14 @@ from PIL import Image
 from paceline.errors import KnobError, ModelError
 from paceline.knobs import SEED_SPACE, Configuration, KnobSpace, Option
 from paceline.models.molmoe.ablation import rank_blocks
-from paceline.models.molmoe.checkpoint import WEIGHTS, load_model, load_ranking
+from paceline.models.molmoe.checkpoint import WEIGHTS, load_knobs, load_model, load_ranking
 from paceline.models.molmoe.generation import GenerationOptions
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.model import MolmoE
 from paceline.models.protocol import Generation, Overview, Workload
 
 MAX_CROPS, TOP_K, BLOCKS = "max_crops", "top_k", "num_active_blocks"
-BATCH = 32  # requests per left-padded batch: more does not go faster on a CPU
+BATCH = 48  # requests per left-padded batch: more does not go faster on a CPU
 
 
 class ElasticMolmoE:
@@ -196,12 +196,14 @@ def _check_knobs(knobs: KnobSpace, model: MolmoE) -> None:
             )
 
 
-def load_elastic(
-    directory: Path, *, name: str, knobs: KnobSpace = SEED_SPACE, device: str = "cpu"
-) -> ElasticMolmoE:
-    """A model directory as an elastic model; `block_ranking.json`, where there is one, ranks its blocks."""
+def load_elastic(directory: Path, *, name: str, device: str = "cpu") -> ElasticMolmoE:
+    """A model directory as an elastic model, with the knobs and the ranking of blocks that lie beside its weights."""
     model = load_model(directory, device=device)
     digest = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:16]
     return ElasticMolmoE(
-        model, name=name, knobs=knobs, block_ranking=load_ranking(directory), revision=f"sha256:{digest}"
+        model,
+        name=name,
+        knobs=load_knobs(directory),
+        block_ranking=load_ranking(directory),
+        revision=f"sha256:{digest}",
     )

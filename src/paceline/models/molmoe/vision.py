@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from paceline.models.molmoe.options import MolmoEOptions
 
+QUICK = 1.702  # quick-GELU's factor
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Multi-head attention over (batch, time, width) without a mask."""
@@ -41,8 +43,12 @@ class VitBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.attention_norm(x)
         x = x + self.wo(attend(self.wq(normed), self.wk(normed), self.wv(normed), self.heads))
-        hidden = self.w1(self.ffn_norm(x))
-        return x + self.w2(functional.silu(1.702 * hidden) / 1.702)  # quick-GELU: h * sigmoid(1.702 h)
+        # quick-GELU: h * sigmoid(1.702 h) = silu(1.702 h) / 1.702, the factors taken into the products.
+        scaled = torch.addmm(
+            self.w1.bias, self.ffn_norm(x).flatten(0, 1), self.w1.weight.T, beta=QUICK, alpha=QUICK
+        )
+        hidden = torch.addmm(self.w2.bias, functional.silu(scaled), self.w2.weight.T, alpha=1 / QUICK)
+        return x + hidden.view_as(x)
 
 
 class VisionTower(nn.Module):
