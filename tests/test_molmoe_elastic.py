@@ -227,7 +227,7 @@ def unknown_option(directory):
 def test_damaged_directories_are_refused(tmp_path, change, message):
     broken(tmp_path, change)
     with pytest.raises(ModelError, match=message):
-        load_elastic(tmp_path, name="x", knobs=KNOBS)
+        load_elastic(tmp_path, name="x")
 
 
 def test_unknown_names_list_what_is_known():
