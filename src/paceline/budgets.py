@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Real
 from typing import SupportsFloat, cast
 
@@ -97,6 +98,13 @@ def parse_budget(
     return checked_ms(f"budget {value!r}", number * _UNITS_MS[unit])
 
 
+@lru_cache(maxsize=8)
+def _frequencies(count: int) -> np.ndarray:
+    frequencies = np.geomspace(math.pi / 2, 8 * math.pi, count)
+    frequencies.setflags(write=False)
+    return frequencies
+
+
 def encode_budget(
     budget_ms: float | None | np.ndarray, *, low_ms: float, high_ms: float, dimensions: int = 32
 ) -> np.ndarray:
@@ -118,6 +126,5 @@ def encode_budget(
         raise BudgetError(f"budget: got NaN, {_EXPECTED}, or None for no limit")
     bounds = [low_ms * (high_ms / low_ms) ** position for position in POSITION_RANGE]
     position = np.log(np.clip(budgets, *bounds) / low_ms) / math.log(high_ms / low_ms)
-    frequencies = np.geomspace(math.pi / 2, 8 * math.pi, dimensions // 2)
-    angles = position[..., None] * frequencies
+    angles = position[..., None] * _frequencies(dimensions // 2)
     return cast(np.ndarray, np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32))

@@ -76,8 +76,10 @@ def problem_of(table: OutcomeTable, latency: LatencyEstimator) -> Problem:
     )
 
 
-def fit_latency(table: OutcomeTable, *, violation_rate: float = 0.05, seed: int = 0) -> LatencyEstimator:
-    """The latency estimate from a table's timed samples outside the test split."""
+def fit_latency(
+    table: OutcomeTable, *, first_token: bool = False, violation_rate: float = 0.05, seed: int = 0
+) -> LatencyEstimator:
+    """The latency estimate (whole call, or to the first token) from timed samples outside the test split."""
     rows = table.select(table.split != "test")
     return LatencyEstimator.fit(
         rows.space,
@@ -86,7 +88,7 @@ def fit_latency(table: OutcomeTable, *, violation_rate: float = 0.05, seed: int 
         rows.vision_tokens,
         rows.prompt_tokens,
         rows.output_tokens,
-        rows.latency_ms,
+        rows.first_token_ms if first_token else rows.latency_ms,
         violation_rate=violation_rate,
         seed=seed,
     )

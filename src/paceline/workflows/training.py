@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from pyarrow import parquet
 
-from paceline.latency.estimate import LatencyEstimator
+from paceline.evaluation.problem import fit_latency
 from paceline.learning.options import TrainOptions
 from paceline.learning.progress import Progress
 from paceline.learning.train import TrainedPolicy, train_controller_policy
@@ -21,28 +21,6 @@ class TrainedController:
 
     controller: Controller
     policy: TrainedPolicy
-
-
-def fit_latency(
-    table: OutcomeTable, *, violation_rate: float = 0.05, seed: int = 0
-) -> tuple[LatencyEstimator, LatencyEstimator]:
-    """Estimates of the whole call and of the first token, fitted on the timed train and validation samples."""
-    known = table.select(table.split != "test")
-    whole, first = (
-        LatencyEstimator.fit(
-            known.space,
-            known.actions,
-            known.tiles,
-            known.vision_tokens,
-            known.prompt_tokens,
-            known.output_tokens,
-            measured,
-            violation_rate=violation_rate,
-            seed=seed,
-        )
-        for measured in (known.latency_ms, known.first_token_ms)
-    )
-    return whole, first
 
 
 def profiled_overview_ms(outcomes: Path) -> float | None:
@@ -74,7 +52,10 @@ def train_controller(
 
     Raises OutcomesError without timed samples, TrainError for data from which no policy can be learned.
     """
-    latency, first_token_latency = fit_latency(table, violation_rate=violation_rate, seed=options.seed)
+    latency, first_token_latency = (
+        fit_latency(table, first_token=first, violation_rate=violation_rate, seed=options.seed)
+        for first in (False, True)
+    )
     policy = train_controller_policy(
         table,
         latency,
