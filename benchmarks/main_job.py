@@ -37,10 +37,12 @@ def promises(results: dict[str, Any]) -> dict[str, Any]:
         "hard_closed_gap_mean_ci": hard["closed_gap_mean_ci"],
         "hard_gain_over_lookup_ci": hard["gain_over_lookup_ci"],
         "hard_gain_over_supervised_ci": hard["gain_over_supervised_ci"],
+        "hard_gain_over_outcome_ci": hard["gain_over_outcome_ci"],
         "average_gain_points": at(average, "gain", QUANTILES_AVERAGE),
         "average_gain_ci": at(average, "gain_ci", QUANTILES_AVERAGE),
         "average_gain_over_lookup_ci": average["gain_over_lookup_ci"],
         "average_gain_over_supervised_ci": average["gain_over_supervised_ci"],
+        "average_gain_over_outcome_ci": average["gain_over_outcome_ci"],
         "latency_share_at_full_accuracy": results["latency_share_at_full_accuracy"],
         "live_violation_rate": live["hard"]["violation_rate"],
         "live_mean_over_average_budget": live["average"]["mean_latency_ms"] / live["average"]["budget_ms"],
@@ -70,7 +72,11 @@ def main() -> None:
         batch_threads=options.batch_threads,
     )
     with Bar() as bar:
-        results = run_demo(options.out, replace(DemoOptions(replicates=2000), profile=profile), bar)
+        results = run_demo(
+            options.out,
+            replace(DemoOptions(replicates=2000), profile=profile, rivals=("supervised", "outcome")),
+            bar,
+        )
     for section in results["live"].values():  # one number per request: in results.json of the run, not here
         for name in ("request_latency_ms", "request_budget_ms"):
             section.pop(name, None)

@@ -13,7 +13,12 @@ from paceline.evaluation.problem import Problem
 Shares = Mapping[str, Sequence[np.ndarray]]
 """Contender -> shares (n, m) per budget."""
 
-RIVALS = {"gain": "best_static", "gain_over_lookup": "lookup", "gain_over_supervised": "supervised"}
+RIVALS = {
+    "gain": "best_static",
+    "gain_over_lookup": "lookup",
+    "gain_over_supervised": "supervised",
+    "gain_over_outcome": "outcome",
+}
 """Name of a difference -> the contender that is taken from Paceline."""
 
 

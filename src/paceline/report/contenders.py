@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from paceline.evaluation.results import RIVALS
 from paceline.report import page, plots
 from paceline.report.axes import colour_key
 from paceline.report.figures import inline_svg
@@ -183,14 +184,12 @@ def _accuracy_table(section: Mapping[str, Any], mode: str, title: str) -> Html:
         cells = [percent(value) for value in values]
         rows.append(page.row(contender_name(name, mode), cells, "strong" if name == "paceline" else None))
     for metric, label in (
-        ("gain", f"Gain over {contender_label('best_static', mode).lower()}"),
-        ("gain_over_lookup", "Gain over lookup by kind"),
-        ("gain_over_supervised", "Gain over supervised"),
+        *((metric, f"Gain over {contender_label(rival, mode).lower()}") for metric, rival in RIVALS.items()),
         ("gain_at_equal_latency", "Gain over the mix at equal latency"),
         ("closed_gap", "Closed gap"),
     ):
-        if metric == "gain_at_equal_latency" and metric not in section:
-            continue  # hard budgets have none
+        if metric in ("gain_at_equal_latency", "gain_over_outcome") and metric not in section:
+            continue  # hard budgets have no equal latency, and few comparisons train every learner
         values, ends = series_of(section, metric), intervals_of(section, f"{metric}_ci")
         number, interval = (share, share_interval) if metric == "closed_gap" else (points, points_interval)
         cells = [DASH] * len(budgets_of(section))

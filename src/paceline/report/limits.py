@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from paceline.evaluation.results import RIVALS
 from paceline.report import page
 from paceline.report.markup import Child, Html, tag
 from paceline.report.reading import (
+    CONTENDERS,
     MODES,
     Results,
     budgets_of,
@@ -31,11 +33,8 @@ def warnings_from(results: Results) -> list[str]:
         if section is None:
             continue
         budgets = budgets_of(section)
-        for metric, rival in (
-            ("gain", "best static"),
-            ("gain_over_lookup", "lookup by kind"),
-            ("gain_over_supervised", "supervised"),
-        ):
+        for metric, name in RIVALS.items():
+            rival = CONTENDERS[name].lower()
             ends = intervals_of(section, f"{metric}_ci")
             if ends is None:
                 continue

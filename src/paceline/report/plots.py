@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from paceline.errors import PacelineError
+from paceline.evaluation.results import RIVALS
 from paceline.report.axes import (
     HALF_WIDTH,
     budget_ticks,
@@ -128,12 +129,11 @@ def _gain_band(axes: Any, section: Mapping[str, Any], mode: str, theme: Theme) -
 
 
 def gains(results: Results, mode: str, theme: Theme) -> Any:
-    """What Paceline adds to best static, lookup and supervised at each budget, with 95 % intervals."""
+    """What Paceline adds to its rivals at each budget, with 95 % intervals."""
     section = section_of(results, mode)
     if section is None:
         raise PacelineError(f"results: {mode} budgets were not measured; there are no gains to draw")
-    rows = [("best_static", "gain"), ("lookup", "gain_over_lookup"), ("supervised", "gain_over_supervised")]
-    rows = [(name, metric) for name, metric in rows if section.get(metric) is not None]
+    rows = [(name, metric) for metric, name in RIVALS.items() if section.get(metric) is not None]
     budgets = budgets_of(section)
     with style(theme):
         figure, grid = new_figure(HALF_WIDTH, 300)

@@ -21,6 +21,7 @@ CONTENDERS: Mapping[str, str] = {
     "best_static": "Best static",
     "lookup": "Lookup by kind",
     "supervised": "Supervised",
+    "outcome": "Outcome prediction",
     "full": "Full",
     "cheapest": "Cheapest",
     "random": "Random feasible",

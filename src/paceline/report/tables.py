@@ -41,6 +41,7 @@ DIFFERENCES: Mapping[str, str] = {
     "gain": "Gain over best static",
     "gain_over_lookup": "Gain over lookup",
     "gain_over_supervised": "Gain over supervised",
+    "gain_over_outcome": "Gain over outcome pred.",
 }
 
 

@@ -23,6 +23,7 @@ _COLOURS: dict[str, tuple[str, str]] = {
     "best-static": ("#c4500b", "#f39a4d"),
     "oracle": ("#0a7d62", "#45cfa6"),
     "supervised": ("#9b3fa8", "#d98be6"),
+    "outcome": ("#b3366b", "#f08bb4"),
     "lookup": ("#8a6d00", "#d6b53a"),
     "full": ("#374151", "#c3c9d3"),
     "random": ("#737b8a", "#929bab"),
@@ -43,6 +44,7 @@ MONOCHROME_HINTS: Mapping[str, tuple[str, str]] = {
     "best-static": ("--", "s"),
     "oracle": (":", "^"),
     "supervised": ("-.", "D"),
+    "outcome": (":", "P"),
     "lookup": ("-.", "v"),
 }
 

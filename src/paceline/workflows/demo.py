@@ -109,7 +109,9 @@ def _compare(
     )
     results = compare(
         table,
-        CompareOptions(train=options.train, contest=contest),
+        CompareOptions(
+            algorithms=(options.train.algorithm, *options.rivals), train=options.train, contest=contest
+        ),
         progress,
         latency=trained.controller.latency,
         trained={options.train.algorithm: trained.policy},

@@ -24,6 +24,7 @@ class DemoOptions:
         )
     )
     train: TrainOptions = field(default_factory=TrainOptions)
+    rivals: tuple[str, ...] = ("supervised",)  # algorithms that are trained to compare with
     replicates: int = 1000  # of the bootstrap
     requests: int = 200  # live, per kind of budget
     violation_rate: float = 0.05  # promised share of requests over a hard budget
