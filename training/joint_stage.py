@@ -122,7 +122,7 @@ def main() -> None:
     """Train with checkpoints; the same command goes on where it stopped. Run under torchrun for several processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--scenes", type=int, default=4)
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--seed", type=int, default=3)
