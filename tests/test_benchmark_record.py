@@ -1,0 +1,21 @@
+"""Result files say where they come from."""
+
+import json
+
+import pytest
+
+from benchmarks import record
+
+
+def test_a_result_says_on_what_and_by_which_command_it_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    value = json.loads(record.write_result("speed", {"ms": 3.5}).read_text())
+    assert value["ms"] == 3.5
+    assert set(value["provenance"]) == {"hardware", "software", "date", "commit", "command"}
+
+
+def test_values_with_a_provenance_of_their_own_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    with pytest.raises(ValueError, match="it would hide the run's"):
+        record.write_result("speed", {"provenance": {}})
+    assert not list(tmp_path.iterdir())
