@@ -80,7 +80,9 @@ KNOBS = KnobSpace(
 def random_model(options: MolmoEOptions = SMALL, seed: int = 0) -> MolmoE:
     """Weights large enough that every part matters to the answer."""
     tokenizer = MolmoTokenizer(word_tokenizer(WORDS), options.vocabulary + options.added_vocabulary)
-    model = MolmoE(options, tokenizer)
+    with torch.random.fork_rng(devices=[]):  # some biases keep the values they are made with
+        torch.manual_seed(seed)
+        model = MolmoE(options, tokenizer)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -93,16 +93,27 @@ def test_the_knobs_change_the_logits(model):
     assert not torch.allclose(full, batch_logits(model, KnobState(active_blocks=(0, 1, 2, 3, 4))), atol=1e-3)
 
 
+@pytest.mark.parametrize("max_crops", [1, 6])
 @pytest.mark.parametrize("options", [SMALL, MID], ids=["own-masks", "shifted-masks"])
-def test_reusing_the_overview_equals_computing_it_again(options):
+def test_reusing_the_overview_equals_computing_it_again(options, max_crops):
     model = random_model(options)
     overview = model.overview(picture(3, 150, 260), QUESTIONS[0])
-    tiling = model.tiling(overview.image_size, 6)
-    assert tiling[0] * tiling[1] > 1
+    tiling = model.tiling(overview.image_size, max_crops)
+    assert (tiling == (1, 1)) == (max_crops == 1)
     with torch.inference_mode():
         reused = model.image_tokens(overview.state, tiling)
         every = model.all_image_tokens(overview.state.pixels, tiling)
     torch.testing.assert_close(reused, every, atol=3e-4, rtol=1e-4)
+
+
+def test_the_one_crop_of_a_whole_image_is_the_overview_and_is_not_read_again(model, monkeypatch):
+    overview = model.overview(picture(3, 150, 260), QUESTIONS[0])
+    monkeypatch.setattr(model.vision, "features", lambda patches: pytest.fail("the tower read a crop"))
+    with torch.inference_mode():
+        tokens_of_one_crop = model.image_tokens(overview.state, (1, 1))
+    assert len(tokens_of_one_crop) == 2 * len(overview.state.tokens)
+    assert model.workload(overview, 1).tiles == 1
+    assert model.workload(overview, 2).tiles == 3
 
 
 def test_the_cache_and_the_batch_agree_with_recomputing_everything(model):

@@ -141,7 +141,7 @@ class MolmoE(nn.Module):
         side = self.crop_options.pooled_side
         prompt = len(overview.state.prompt_ids)
         return Workload(
-            tiles=1 + tiling[0] * tiling[1],
+            tiles=1 if tiling == (1, 1) else 1 + tiling[0] * tiling[1],  # see `image_tokens`
             vision_tokens=side * side + grid[0] * grid[1],
             prompt_tokens=self.tokenizer.layout_length(side, grid, prompt),
         )
@@ -151,8 +151,12 @@ class MolmoE(nn.Module):
 
         The overview is pooled again only where its padding mask depends on the tiling (`mask_row_shift`).
         """
-        patches, _, masks = crops.high_resolution_crops(state.pixels, tiling, self.crop_options)
-        features = self.vision.features(torch.from_numpy(patches).to(self.device, self.dtype))
+        if tiling == (1, 1):  # the one crop of the whole image is the overview: its features are there
+            features = state.features
+            masks = crops.padding_masks(state.pixels.shape[:2], tiling, self.crop_options)
+        else:
+            patches, _, masks = crops.high_resolution_crops(state.pixels, tiling, self.crop_options)
+            features = self.vision.features(torch.from_numpy(patches).to(self.device, self.dtype))
         grid_source = _grid_source(tiling, self.crop_options, self.device)
         if np.array_equal(masks[:1], state.mask):
             pooled = self.vision.pool(features, self._tensor(masks[1:]))
