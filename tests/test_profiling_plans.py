@@ -1,6 +1,7 @@
 """Plans of configurations, and which samples a sweep draws and times."""
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 
@@ -123,8 +124,16 @@ def test_shared_out_adds_up_and_is_within_one(total: int, shares: list[float]):
 def test_samples_come_from_the_splits_in_their_shares_and_mixed():
     samples = draw_samples(FakeTask(), ProfileOptions(samples=40, timed_samples=0))
     assert Counter(sample.split for sample in samples) == {"train": 24, "validation": 6, "test": 10}
-    assert {sample.split for sample in samples[:12]} == {"train", "validation", "test"}
+    assert {sample.split for sample in samples[:24]} == {"train", "validation", "test"}
     assert draw_samples(FakeTask(), ProfileOptions(samples=40, timed_samples=0)) == samples
+
+
+def test_questions_about_one_image_stay_side_by_side():
+    samples = draw_samples(FakeTask(), ProfileOptions(samples=40, timed_samples=0))
+    images = [sample.image_hash for sample in samples]
+    changes = sum(before != after for before, after in itertools.pairwise(images))
+    assert changes == len(set(images)) - 1 == 19
+    assert images != sorted(images)
 
 
 def test_timed_samples_come_from_every_split_and_from_all_of_the_sweep():

@@ -26,6 +26,8 @@ def shared_out(total: int, shares: Sequence[float]) -> list[int]:
 def draw_samples(task: Task, options: ProfileOptions) -> list[Sample]:
     """The samples of all splits, in a random order fixed by the seed.
 
+    Questions about one image stay side by side: batches then read it once for all of them.
+
     Raises:
         ProfileError: a task that gives fewer samples than asked for, repeats an id, labels a sample with another
             split, or shows one image in two splits.
@@ -51,8 +53,9 @@ def draw_samples(task: Task, options: ProfileOptions) -> list[Sample]:
         samples += drawn
     if len({sample.sample_id for sample in samples}) != len(samples):
         raise ProfileError(f"task {task.name}: sample ids repeat; give every sample its own")
-    order = np.random.default_rng([options.seed, 1]).permutation(len(samples))
-    return [samples[position] for position in order]
+    order = np.random.default_rng([options.seed, 1]).permutation(len(split_of_image))
+    place = dict(zip(split_of_image, order.tolist(), strict=True))
+    return sorted(samples, key=lambda sample: place[sample.image_hash])
 
 
 def timed_positions(samples: Sequence[Sample], count: int) -> set[int]:
