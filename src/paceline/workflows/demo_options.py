@@ -15,8 +15,8 @@ class DemoOptions:
     task: str = "digits"
     profile: ProfileOptions = field(
         default_factory=lambda: ProfileOptions(
-            configurations=32,
-            samples=300,
+            configurations=36,
+            samples=540,
             timed_samples=52,  # what the calibration of the promised violation rate needs outside the test split
             importance_samples=16,
             splits=(0.6, 0.15, 0.25),
