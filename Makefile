@@ -32,6 +32,7 @@ train-tiny: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m training.vision_stage
 	$(ONE_THREAD) $(BIN)/torchrun --nproc-per-node 2 -m training.language_stage
 	$(ONE_THREAD) $(BIN)/torchrun --nproc-per-node 2 -m training.joint_stage
+	$(ONE_THREAD) $(BIN)/torchrun --nproc-per-node 2 -m training.ladder_stage
 	$(ONE_THREAD) $(BIN)/python -m training.export
 
 lint: $(INSTALLED)

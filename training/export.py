@@ -1,4 +1,4 @@
-"""Last stage: the trained weights become the package's `tiny` model, with its blocks ranked and its log kept."""
+"""Last stage: the trained weights become the package's `tiny` model, with the order of its blocks and its log."""
 
 import argparse
 import json
@@ -8,28 +8,16 @@ from pathlib import Path
 import torch
 
 from paceline.knobs import SEED_SPACE, Knob, KnobSpace
-from paceline.models.molmoe.checkpoint import load_model, save_model
-from paceline.models.molmoe.elastic import ElasticMolmoE
+from paceline.models.molmoe.checkpoint import save_model
 from paceline.models.molmoe.model import MolmoE
 from paceline.models.molmoe.options import TINY
-from paceline.tasks.digits import DigitsTask
 from training.vocabulary import tiny_tokenizer
 
 ASSETS = Path("src/paceline/assets/models/tiny")
 LOG = Path("benchmarks/results/training_tiny.jsonl")
-STAGES = ("vision", "language", "joint")
-IMPORTANCE_SAMPLES = 128
+STAGES = ("vision", "language", "joint", "ladder")
 KNOBS = KnobSpace((Knob(name="max_crops", options=(1, 2, 4, 6, 8, 10, 12)), *SEED_SPACE.knobs[1:]))
 """The seed's knob space, and one crop: on images this small it shows what the overview shows, and no more."""
-
-
-def block_ranking(model: MolmoE) -> list[int]:
-    """Importance of blocks on validation questions."""
-    task = DigitsTask()
-    samples = task.samples("validation", IMPORTANCE_SAMPLES, seed=1)
-    elastic = ElasticMolmoE(model, name="tiny", knobs=KNOBS)
-    overviews = [elastic.overview(task.image(sample), sample.question) for sample in samples]
-    return elastic.block_importance(overviews, [sample.answer for sample in samples])
 
 
 def main() -> None:
@@ -40,9 +28,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = MolmoE(TINY, tiny_tokenizer())
-    model.load_state_dict(torch.load(options.out / "joint.pt", weights_only=True)["model"])
+    model.load_state_dict(torch.load(options.out / "ladder.pt", weights_only=True)["model"])
     model.requires_grad_(False).eval()
-    save(model, options.assets)
+    save(model, options.assets, json.loads((options.out / "ranking.json").read_text()))
     if options.assets == ASSETS:
         with LOG.open("w") as log:
             for stage in STAGES:
@@ -50,14 +38,11 @@ def main() -> None:
                     print(json.dumps({"stage": stage, **json.loads(line)}), file=log)
 
 
-def save(model: MolmoE, directory: Path) -> None:
-    """Weights, then the ranking measured on the weights as stored (float16)."""
+def save(model: MolmoE, directory: Path, ranking: list[int]) -> None:
+    """Weights as float16, the order of blocks that they were trained with, and the knobs."""
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    save_model(model, fresh)
-    stored = load_model(fresh)
-    ranking = block_ranking(stored)
-    save_model(stored, fresh, block_ranking=ranking, knobs=KNOBS)
+    save_model(model, fresh, block_ranking=ranking, knobs=KNOBS)
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)
     print(f"{directory}: block ranking {ranking}")

@@ -3,7 +3,8 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -99,15 +100,29 @@ def sampled_knobs(rng: np.random.Generator) -> KnobState:
     return KnobState(active_blocks=tuple(block for block in range(TINY.num_blocks) if block not in dropped))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What one step trains on."""
+
+    weights: dict[str, float]  # of the kinds of questions
+    max_crops: int
+    knobs: KnobState
+
+
+def drawn_step(rng: np.random.Generator) -> Step:
+    """All kinds, mostly at or near the full configuration."""
+    return Step(weights=WEIGHTS, max_crops=int(rng.choice(CROPS)), knobs=sampled_knobs(rng))
+
+
 def training_loss(
-    model: MolmoE, rng: np.random.Generator, book: Tensor, scenes_count: int, questions_count: int
+    model: MolmoE, rng: np.random.Generator, book: Tensor, step: Step, scenes_count: int, questions_count: int
 ) -> tuple[Tensor, float]:
-    """Answers at sampled knobs, plus what dense crops should say."""
+    """Answers under the step's knobs, plus what dense crops should say."""
     batch = pixel_batch(
         model, rng, split="train", scenes_count=scenes_count, questions_count=questions_count,
-        weights=WEIGHTS, max_crops=int(rng.choice(CROPS)),
+        weights=step.weights, max_crops=step.max_crops,
     )  # fmt: skip
-    with knob_state.knobs(sampled_knobs(rng)):
+    with knob_state.knobs(step.knobs):
         logits, targets = answer_logits(model, batch)
     weight = torch.where(targets == model.tokenizer.end_of_text, END, ANSWER)
     loss = (functional.cross_entropy(logits, targets, reduction="none") * weight).sum() / weight.sum()
@@ -118,20 +133,31 @@ def training_loss(
     return loss + DENSE_WEIGHT * dense, right
 
 
-def main() -> None:
-    """Train with checkpoints; the same command goes on where it stopped. Run under torchrun for several processes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def stage_options(steps: int, seed: int) -> argparse.Namespace:
+    """The command line of this stage and the next."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--scenes", type=int, default=4)
     parser.add_argument("--questions", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=3)
-    options = parser.parse_args()
-    rank = parallel.start()
-    model, book = joined(options.out), codebook(TINY.width)
-    optimisers = optimisers_of(model)
-    rates = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
-    checkpoint, first = options.out / "joint.pt", 0
+    parser.add_argument("--seed", type=int, default=seed)
+    return parser.parse_args()
+
+
+def train(
+    model: MolmoE,
+    options: argparse.Namespace,
+    rank: int,
+    *,
+    name: str,
+    draw: Callable[[np.random.Generator], Step],
+    speed: float = 1.0,
+    warm_up: int = 50,
+) -> None:
+    """Train with checkpoints NAME.pt; the same command goes on where it stopped."""
+    book, optimisers = codebook(TINY.width), optimisers_of(model)
+    rates = [speed * group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
+    checkpoint, first = options.out / f"{name}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
@@ -143,12 +169,12 @@ def main() -> None:
     model.train()
     began, running = time.time(), {"loss": 0.0, "accuracy": 0.0}
     for step in range(first, options.steps):
-        factor = min(1.0, (step + 1) / 50) * (1 - step / options.steps)
+        factor = min(1.0, (step + 1) / warm_up) * (1 - step / options.steps)
         groups = [group for optimiser in optimisers for group in optimiser.param_groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * factor
         rng = np.random.default_rng((options.seed, step, rank))
-        loss, right = training_loss(model, rng, book, options.scenes, options.questions)
+        loss, right = training_loss(model, rng, book, draw(rng), options.scenes, options.questions)
         if not loss.isfinite():
             raise RuntimeError(f"step {step}: the loss is {loss.item()}; look at the last batch")
         loss.backward()
@@ -171,9 +197,15 @@ def main() -> None:
                 row["validation"] = accuracy_by_kind(model, KnobState(), 12)
             if step + 1 == options.steps:
                 row.update(reduced(model))
-            with (options.out / "joint.jsonl").open("a") as log:
+            with (options.out / f"{name}.jsonl").open("a") as log:
                 print(json.dumps(row), file=log)
             print(json.dumps(row), flush=True)
+
+
+def main() -> None:
+    """Run under torchrun for several processes."""
+    options, rank = stage_options(600, 3), parallel.start()
+    train(joined(options.out), options, rank, name="joint", draw=drawn_step)
     parallel.finish()
 
 

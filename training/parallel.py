@@ -30,6 +30,12 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
+def wait() -> None:
+    """Until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def finish() -> None:
     """Leave the others."""
     if dist.is_initialized():
