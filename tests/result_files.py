@@ -219,7 +219,8 @@ def write_core_exp(folder: Path, world: World, layout: Layout, top_ks=(4, 8)) ->
                 for i in part:
                     total = world.latency(i, configuration)
                     record = {
-                        "sample_id": i // layout.ranks, "tier": tier, "tier_range": {"min_crops": low, "max_crops": high},
+                        "sample_id": i // layout.ranks, "tier": tier,
+                        "tier_range": {"min_crops": low, "max_crops": high},
                         "top_k": top_k, "num_active_blocks": 12, "output_tokens": 4, "actual_num_crops": low + i % 2,
                         "actual_vision_tokens": 144 * low, "actual_text_tokens": 20, "pred": "a",
                         "accuracy": world.score(i, (min(high, 12), top_k, 12)), "T_vision_total": 5.0,
@@ -230,7 +231,8 @@ def write_core_exp(folder: Path, world: World, layout: Layout, top_ks=(4, 8)) ->
             for rank, records in file_parts(layout, parts):
                 name = f"{world.dataset.replace('_', '-')}_imgsizetier-{tier}"
                 value = {
-                    "tier": tier, "tier_range": {"min_crops": low, "max_crops": high}, "max_crops": high, "top_k": top_k,
+                    "tier": tier, "tier_range": {"min_crops": low, "max_crops": high},
+                    "max_crops": high, "top_k": top_k,
                     "num_active_blocks": 12, "num_total_blocks": TOTAL_BLOCKS, "active_block_indices": blocks_of(12),
                     "num_samples": len(records), "accuracy": 0.5, "per_sample_results": records,
                 }  # fmt: skip
@@ -244,7 +246,8 @@ def write_lmms_eval(folder: Path, world: World, grid=SMALL, task: str = "vqav2_v
         lines = [
             {
                 "doc_id": i, "target": str(i), "doc": {"question": world.question(i), "image_id": world.image_id(i)},
-                "resps": [["a"]], "filtered_resps": ["a"], "doc_hash": "x", "exact_match": world.score(i, configuration),
+                "resps": [["a"]], "filtered_resps": ["a"], "doc_hash": "x",
+                "exact_match": world.score(i, configuration),
             }
             for i in range(world.count)
         ]  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import paceline
 from paceline.errors import OutcomesError
 from paceline.knobs import Knob, KnobSpace, Option
-from paceline.outcomes.importers.audit import Audit, some
+from paceline.outcomes.importers.audit import SHOWN, Audit, some
 from paceline.outcomes.importers.cells import Cells, make_cells
 from paceline.outcomes.importers.core_exp import TIERS
 from paceline.outcomes.importers.features import given_features, question_features
@@ -19,8 +19,8 @@ from paceline.outcomes.importers.splits import SHARES, shared_images, splits_by_
 from paceline.outcomes.manifest import Manifest
 from paceline.outcomes.table import OutcomeTable
 
-LISTED_HOLES = 1000
-"""How many sample names the audit keeps per configuration; outcomes.parquet itself has them all."""
+LISTED_HOLES = 100
+"""How many sample names the audit keeps per configuration, none of logged decisions; outcomes.parquet has them all."""
 FEW_COMPLETE = 0.5
 
 
@@ -43,7 +43,7 @@ def assemble(
         split: text (n,) from the user's column; None: split by image.
         manifest: further fields of the manifest.
     """
-    cells = make_cells(rows, audit)
+    cells = make_cells(rows, audit, manifest["options"]["latency_kind"])
     _refuse_apart(rows, cells, audit)
     order, scored = _scored(rows, cells, audit)
     floats = {name: array[np.ix_(order, scored)] for name, array in cells.floats.items()}
@@ -71,7 +71,8 @@ def assemble(
     else:
         features, described = given_features(given[0][order], given[1], train)
     cut = {name: array[:, columns] for name, array in (floats | counts).items()}
-    _count(names["sample_id"], configurations, columns, cut, audit)
+    listed = 0 if options.table.propensity else LISTED_HOLES
+    _count(names["sample_id"], configurations, columns, cut, listed, audit)
     made_options = {
         **manifest.pop("options"),
         "seed": options.seed,
@@ -192,6 +193,7 @@ def _count(
     configurations: list[dict[str, Option]],
     columns: np.ndarray,
     cut: dict[str, np.ndarray],
+    listed: int,
     audit: Audit,
 ) -> None:
     """Counts of samples per configuration, and the holes."""
@@ -201,8 +203,10 @@ def _count(
     for column, label in enumerate(labels):
         missing = np.flatnonzero(~tested[:, column])
         if len(missing):
-            listed = [sample_id[i] for i in missing[:LISTED_HOLES].tolist()]
-            holes[label] = {"missing": len(missing), "samples": listed}
+            holes[label] = {
+                "missing": len(missing),
+                "samples": [sample_id[i] for i in missing[:listed].tolist()],
+            }
     complete = int(tested.all(axis=1).sum())
     audit.facts |= {
         "samples": len(sample_id),
@@ -219,7 +223,8 @@ def _count(
         worst = max(holes, key=lambda label: holes[label]["missing"])
         audit.warn(
             f"{int((~tested).sum())} of {tested.size} outcomes are missing in {len(holes)} configurations, most under "
-            f"{worst}: samples {some(holes[worst]['samples'])}"
+            f"{worst}: {holes[worst]['missing']} samples, as "
+            f"{', '.join(holes[worst]['samples'][:SHOWN]) or 'in any log'}"
         )
     if complete < FEW_COMPLETE * len(sample_id):
         audit.warn(

@@ -20,8 +20,10 @@ class Cells:
     counts: dict[str, np.ndarray]  # of table.COUNT_CELLS, int32 (n, c); -1 where untested
 
 
-def make_cells(rows: JoinedRows, audit: Audit) -> Cells:
+def make_cells(rows: JoinedRows, audit: Audit, latency_kind: str = "latency") -> Cells:
     """Merge the rows of each cell.
+
+    `latency_kind`: what latency_ms holds: "latency", "runtime" (known only afterwards), "cost" or "none".
 
     Accuracy comes from the batched runs where there are any, else from the timed ones; times and workloads from the
     timed ones.
@@ -46,8 +48,10 @@ def make_cells(rows: JoinedRows, audit: Audit) -> Cells:
     present = np.zeros(shape[0] * shape[1], bool)
     present[cell] = True
     _refuse_unscored(rows, present.reshape(shape), tested, audit)
+    if latency_kind == "runtime":
+        _raise_zeros(merged, tested, audit)
     _impossible_times(merged, tested, audit)
-    _spikes(rows, merged["latency_ms"], audit)
+    _spikes(rows, merged["latency_ms"], latency_kind, audit)
     counts = _workloads(rows, merged, tested, audit)
     for name in ("latency_ms", "first_token_ms", "output_tokens"):
         merged[name] = np.where(tested, merged[name], np.nan)
@@ -112,6 +116,20 @@ def _refuse_unscored(rows: JoinedRows, present: np.ndarray, tested: np.ndarray, 
         )
 
 
+def _raise_zeros(merged: dict[str, np.ndarray], tested: np.ndarray, audit: Audit) -> None:
+    """Runtimes of zero are below the clock's step: they become the smallest one measured, with a line."""
+    times = merged["latency_ms"]
+    zero, positive = tested & (times == 0), times[times > 0]
+    audit.facts["zero_runtimes"] = int(zero.sum())
+    if zero.any() and len(positive):
+        step = float(positive.min())
+        merged["latency_ms"] = np.where(zero, step, times)
+        audit.warn(
+            f"{int(zero.sum())} runtimes are 0, below what the clock resolves; they count as {step:g} ms, the smallest "
+            "one measured"
+        )
+
+
 def _impossible_times(merged: dict[str, np.ndarray], tested: np.ndarray, audit: Audit) -> None:
     """Times that are not positive and finite become untimed, with a line."""
     total, first = merged["latency_ms"], merged["first_token_ms"]
@@ -133,8 +151,12 @@ def _impossible_times(merged: dict[str, np.ndarray], tested: np.ndarray, audit: 
         )
 
 
-def _spikes(rows: JoinedRows, latency: np.ndarray, audit: Audit) -> None:
+def _spikes(rows: JoinedRows, latency: np.ndarray, latency_kind: str, audit: Audit) -> None:
+    """Report one-off times. Runtimes and costs may differ without limit: nothing is usual there."""
     sample, column = np.nonzero(~np.isnan(latency))
+    if latency_kind in ("runtime", "cost"):
+        sample, column = sample[:0], column[:0]
+        audit.note(f"spikes: not looked for among {latency_kind}s")
     ratio = relative_times(sample, column, latency[sample, column]) if len(sample) else np.ones(0)
     spikes = np.flatnonzero(ratio > SPIKE_FACTOR)
     audit.facts |= {

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from paceline.errors import OutcomesError
 from paceline.outcomes.importers.audit import Audit, some
+from paceline.outcomes.importers.json_files import refuse_bytes_name
 from paceline.outcomes.importers.lmms_eval import parse_option
 from paceline.outcomes.importers.options import ImportOptions, TableOptions
 from paceline.outcomes.importers.records import VALUES
@@ -40,6 +41,9 @@ class TableRows:
 def read_outcome_table(path: Path, options: ImportOptions, audit: Audit) -> TableRows:
     """Read a CSV or Parquet table."""
     chosen = options.table
+    if not path.is_file():
+        refuse_bytes_name(path)
+        raise OutcomesError(f"{path}: no such file; expected a .csv or .parquet table")
     _check_options(path, chosen)
     table = read_columns(path, [chosen.sample] if chosen.sample else [])
     knobs = {name: option_column(table, name, path) for name in chosen.knobs}
