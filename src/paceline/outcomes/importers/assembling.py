@@ -69,7 +69,7 @@ def assemble(
     if given is None:
         features, described = question_features(names["question"], names["kind"], train, options.seed, audit)
     else:
-        features, described = given_features(given[0][order], given[1], train)
+        features, described = given_features(given[0][order], given[1], train, audit)
     cut = {name: array[:, columns] for name, array in (floats | counts).items()}
     listed = 0 if options.table.propensity else LISTED_HOLES
     _count(names["sample_id"], configurations, columns, cut, listed, audit)

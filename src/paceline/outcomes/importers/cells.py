@@ -80,7 +80,7 @@ def _without_repeats(rows: JoinedRows, cell: np.ndarray, audit: Audit) -> np.nda
                 f"{rows.sources[rows.source[other]]}: sample {rows.sample_id[rows.sample[other]]} under {where} has "
                 f"{name} {values[other]:g}, {rows.sources[rows.source[one]]} says {values[one]:g} "
                 f"({int(unequal.sum())} such rows); expected one value per sample and configuration, "
-                "remove one of the two or repair the ids"
+                f"remove one of the two or repair the ids{', or use --join position' if len(rows.sources) > 1 else ''}"
             )
     count = int(again.sum())
     audit.facts["duplicates"] = count

@@ -151,6 +151,11 @@ def _times(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whole call and decoding in ms, (records,) each."""
     if any("T_total_ms" in record for record in records):
+        if options.latency_unit == "s":
+            raise OutcomesError(
+                f"{place}: got --latency-unit s, but T_total_ms is in milliseconds as its name says; expected "
+                "latency_total, leave the option out"
+            )
         total, decode = (numbers(records, key, place) for key in ("T_total_ms", "T_decode_ms"))
         prefill = numbers(records, "T_prefill_ms", place)
         audit.note(

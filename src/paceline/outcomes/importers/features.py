@@ -12,11 +12,12 @@ TEXT_WIDTH = 32
 
 
 def given_features(
-    values: np.ndarray, names: Sequence[str], train: np.ndarray
+    values: np.ndarray, names: Sequence[str], train: np.ndarray, audit: Audit
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The user's columns as finite float32, and what was done to them.
 
     An empty value becomes the median of the training samples; each column with any gets a second one that is 1 there.
+    A column without any value in training is 0.
 
     Args:
         values: float64 (n, f), NaN where empty.
@@ -29,15 +30,18 @@ def given_features(
             f"--features: {some(bad)} hold infinite values, expected numbers; leave them empty instead"
         )
     empty = np.isnan(values)
-    known = np.where(empty.all(axis=0), 0.0, 1.0)
     medians = np.zeros(values.shape[1])
     for i in range(values.shape[1]):
         seen = values[train & ~empty[:, i], i]
         medians[i] = float(np.median(seen)) if len(seen) else 0.0
     filled = np.where(empty, medians, values)
-    gaps = np.flatnonzero(empty.any(axis=0) & (known > 0))
+    gaps = np.flatnonzero(empty.any(axis=0) & ~empty.all(axis=0))
     features = np.concatenate([filled, empty[:, gaps].astype(np.float64)], axis=1)
     limit = float(np.finfo(np.float32).max)
+    if (np.abs(features) > limit).any():
+        audit.warn(
+            f"features: {int((np.abs(features) > limit).sum())} values exceed {limit:.1e} and count as that"
+        )
     facts = {
         "kind": "columns",
         "columns": list(names),

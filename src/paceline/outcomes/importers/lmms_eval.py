@@ -29,6 +29,11 @@ def is_lmms_eval(path: Path) -> bool:
     return NAME.fullmatch(path.name) is not None
 
 
+def is_results(path: Path) -> bool:
+    """Whether a file holds the averages that lmms-eval writes beside its sample logs."""
+    return path.match(RESULTS) and any(is_lmms_eval(item) for item in path.parent.glob("*.jsonl"))
+
+
 def parse_configuration(text: str) -> tuple[str, dict[str, Option]]:
     """A folder and its configuration, from FOLDER:knob=value,knob=value.
 

@@ -34,6 +34,9 @@ def read_runs(paths: Sequence[Path], options: ImportOptions, audit: Audit) -> li
         if lmms_eval.is_lmms_eval(path):
             runs.append(lmms_eval.read_lmms_eval(path, known, options, audit))
             continue
+        if lmms_eval.is_results(path):
+            audit.note("lmms-eval: results files hold averages; only the model's name was read from them")
+            continue
         if path.suffix.lower() == ".jsonl":
             ignored.append(str(path))
             continue
