@@ -213,6 +213,7 @@ def test_an_interrupted_import_leaves_nothing(error, folder, tmp_path, monkeypat
     ("words", "expected"),
     [
         (["--join", "luck"], "join: got 'luck', expected one of"),
+        (["--latency-unit", "s"], "T_total_ms is in milliseconds as its name says"),
         (["--latency-unit", "minutes"], "latency unit: got 'minutes'"),
         (["--quality-unit", "stars"], "quality unit: got 'stars'"),
         (["--seed", -1], "seed: got -1"),

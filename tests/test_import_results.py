@@ -150,8 +150,9 @@ def test_trap_3_prefill_is_the_total_without_decoding(layout, tmp_path):
     assert any("T_prefill_ms is the last decode step" in note for note in audit["notes"])
 
 
-def test_trap_4_image_tokens_count_once(tmp_path):
-    audit, table = imported(write_exp6(tmp_path, World(), Layout()), "--out", tmp_path / "out")
+@layouts
+def test_trap_4_image_tokens_count_once(layout, tmp_path):
+    audit, table = imported(write_exp6(tmp_path, World(), layout), "--out", tmp_path / "out")
     assert (table.prompt_tokens - table.vision_tokens == 20).all()
     assert set(table.vision_tokens[0].tolist()) == {144 * 3, 144 * 7}
     assert (table.tiles == 0).all()
@@ -192,12 +193,13 @@ def test_trap_5_exp6_without_metadata_knows_which_failed(tmp_path):
     assert [name.rsplit("/", 1)[1] for name in table.sample_id[np.isnan(table.accuracy).any(axis=1)]] == ["5"]
 
 
-def test_trap_6_two_block_sets_under_one_count(tmp_path):
+@layouts
+def test_trap_6_two_block_sets_under_one_count(layout, tmp_path):
     world = World()
-    write_exp5(tmp_path, world, Layout())
-    folder = write_exp6(tmp_path, world, Layout())
+    write_exp5(tmp_path, world, layout)
+    folder = write_exp6(tmp_path, world, layout)
     other = [0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15]
-    for path in folder.glob("*blocks12.json"):
+    for path in folder.glob("*blocks12*.json"):
         edit(path, lambda value: value["config"].update(active_block_indices=other))
     told = message(run("import", tmp_path, "--out", tmp_path / "out"))
     assert "12 active blocks are" in told
@@ -224,9 +226,10 @@ def captioned(value):
             record |= {"score": 0.3 + batch / 100, "captions": ["a cat"], "coco_metrics": {"CIDEr": 1.1}}
 
 
-def test_trap_8_scores_copied_over_a_batch(tmp_path):
-    folder = write_exp5(tmp_path, World(dataset="coco_caption"), Layout())
-    write_exp5(tmp_path, World(), Layout())
+@layouts
+def test_trap_8_scores_copied_over_a_batch(layout, tmp_path):
+    folder = write_exp5(tmp_path, World(dataset="coco_caption"), layout)
+    write_exp5(tmp_path, World(), layout)
     for path in folder.iterdir():
         edit(path, captioned)
     audit, table = imported(tmp_path, "--out", tmp_path / "out")
@@ -236,22 +239,26 @@ def test_trap_8_scores_copied_over_a_batch(tmp_path):
     assert "every score is copied" in message(run("import", folder, "--out", tmp_path / "none"))
 
 
-def test_trap_8_is_seen_by_the_scores_alone(tmp_path):
-    folder = write_exp5(tmp_path, World(), Layout(metadata=False))
+@layouts
+def test_trap_8_is_seen_by_the_scores_alone(layout, tmp_path):
+    folder = write_exp5(tmp_path, World(count=60), layout)
 
     def copy(value):
-        for place, record in enumerate(value["all_samples"]):
-            record["score"] = 0.3 + (place // 4) / 100
+        batch = 0
+        for record in value["all_samples"]:
+            batch += record["sample_id"] == 0
+            record["score"] = 0.3 + batch / 100
 
     for path in folder.iterdir():
         edit(path, copy)
     assert "every score is copied" in message(run("import", folder, "--out", tmp_path / "out"))
 
 
-def test_trap_9_spikes_are_reported_and_kept(tmp_path):
-    folder = write_exp6(tmp_path, World(), Layout())
+@layouts
+def test_trap_9_spikes_are_reported_and_kept(layout, tmp_path):
+    folder = write_exp6(tmp_path, World(), layout)
     edit(
-        folder / "exp6_latency_crops2_topk4_blocks12.json",
+        min(folder.glob("exp6_latency_crops2_topk4_blocks12*.json")),
         lambda value: value["per_sample_latencies"][0].update(T_total_ms=5000.0),
     )
     audit, table = imported(folder, "--out", tmp_path / "out")
@@ -261,9 +268,10 @@ def test_trap_9_spikes_are_reported_and_kept(tmp_path):
     assert any("they are kept" in warning for warning in audit["warnings"])
 
 
-def test_trap_10_an_image_is_in_one_split(tmp_path):
-    write_exp5(tmp_path / "a", World(count=40, images=10), Layout())
-    write_exp5(tmp_path / "b", World(count=40, images=10, split="train"), Layout())
+@pytest.mark.parametrize("layout", [item for item in LAYOUTS if item.metadata])
+def test_trap_10_an_image_is_in_one_split(layout, tmp_path):
+    write_exp5(tmp_path / "a", World(count=40, images=10), layout)
+    write_exp5(tmp_path / "b", World(count=40, images=10, split="train"), layout)
     audit, table = imported(tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
     assert audit["images_shared_by_source_splits"] == 10
     assert any("10 images are in more than one" in warning for warning in audit["warnings"])
@@ -388,6 +396,29 @@ def test_older_exp6_needs_its_unit(unit, factor, tmp_path):
     _, table = imported(folder, "--latency-unit", unit, "--out", tmp_path / "out")
     check_values(table, world)
     np.testing.assert_allclose(table.first_token_ms, 0.75 * table.latency_ms, rtol=1e-5)
+
+
+def test_older_exp6_says_neither_dataset_nor_split(tmp_path):
+    world = World()
+    write_exp5(tmp_path, world, Layout(metadata=False))
+    folder = write_exp6(tmp_path, world, Layout(metadata=False)).rename(tmp_path / "old")
+
+    def old(value):
+        value["all_samples"] = value.pop("per_sample_latencies")
+        for record in value["all_samples"]:
+            record["latency_total"], record["latency_decode"] = (
+                record.pop("T_total_ms"),
+                record.pop("T_decode_ms"),
+            )
+        value["summary"] = [{"latency_mean": 1.0}]
+        del value["config"], value["per_sample_predictions"]
+
+    for path in folder.iterdir():
+        edit(path, old)
+    audit, table = imported(tmp_path, "--latency-unit", "ms", "--out", tmp_path / "out")
+    check_values(table, world)
+    assert any("name no split" in note for note in audit["notes"])
+    assert any("do not list active_block_indices" in warning for warning in audit["warnings"])
 
 
 def test_percentages_must_be_stated(tmp_path):

@@ -88,6 +88,15 @@ def test_units_of_time(unit, name, factor, tmp_path):
     np.testing.assert_allclose(table.latency_ms[0], np.array([0.5, 2.0]) * factor, rtol=1e-6)
 
 
+def test_a_unit_against_the_name_is_a_warning(tmp_path):
+    values = columns()
+    values["time_ms"] = values.pop("runtime")
+    path = write(tmp_path / "t.csv", values)
+    value, table = imported(path, *BASE, "--latency", "seconds:time_ms", "--question", "text")
+    assert value["audit"]["warnings"] == ["time_ms: the name says ms, --latency says s, which was taken"]
+    assert table.latency_ms[0, 0] == 500
+
+
 def test_percentages(tmp_path):
     values = columns()
     values["accuracy_pct"] = [100 * value for value in values["correct"]]

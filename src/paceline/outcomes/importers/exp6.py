@@ -18,6 +18,7 @@ from paceline.outcomes.importers.naming import (
     canonical_dataset,
     folder_dataset,
     model_facts,
+    named_configuration,
 )
 from paceline.outcomes.importers.options import ImportOptions
 from paceline.outcomes.importers.records import Detail, Run
@@ -43,7 +44,9 @@ def is_exp6(path: Path, content: Mapping[str, Any]) -> bool:
 
 def is_overall(path: Path, content: Mapping[str, Any]) -> bool:
     """Whether a file lists the samples of all configurations."""
-    return OVERALL.fullmatch(path.name) is not None or (LATENCIES not in content and "all_samples" in content)
+    if OVERALL.fullmatch(path.name) is not None:
+        return True
+    return LATENCIES not in content and "all_samples" in content and named_configuration(path)[0] is None
 
 
 def read_exp6(
@@ -52,7 +55,8 @@ def read_exp6(
     """The run in the file of one configuration; one rank's, or all ranks merged."""
     config = object_at(content.get("config", {}), f"{path}: config")
     configuration, rank = agreed_configuration(path, config)
-    records = records_at(content, LATENCIES, str(path))
+    listed = LATENCIES if LATENCIES in content or "all_samples" not in content else "all_samples"
+    records = records_at(content, listed, str(path))
     for name, option in configuration.items():
         others = {record[name] for record in records if name in record} - {option}
         if others:

@@ -22,6 +22,7 @@ def join_runs(runs: Sequence[Run], join: str, audit: Audit) -> JoinedRows:
     """
     runs = _without_copied(runs, audit)
     _note_restarts(runs, audit)
+    _fill_unstated(runs, audit)
     datasets: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         datasets[(run.dataset, run.source_split)].append(run)
@@ -59,6 +60,21 @@ def _without_copied(runs: Sequence[Run], audit: Audit) -> list[Run]:
             "expected samples with scores of their own"
         )
     return kept
+
+
+def _fill_unstated(runs: Sequence[Run], audit: Audit) -> None:
+    """Files that name no dataset or split are of the only one that the others name."""
+    for name, words in (("dataset", "dataset"), ("source_split", "split")):
+        stated = {getattr(run, name) for run in runs} - {""}
+        silent = [run for run in runs if not getattr(run, name)]
+        if len(stated) != 1 or not silent:
+            continue
+        value = stated.pop()
+        for run in silent:
+            setattr(run, name, value)
+        audit.note(
+            f"{len(silent)} files name no {words}, as {silent[0].file}; taken to be of {value} like the others"
+        )
 
 
 def _note_restarts(runs: Sequence[Run], audit: Audit) -> None:

@@ -74,6 +74,11 @@ def splits_from_column(values: np.ndarray, text: str, image: Sequence[str], audi
             "samples are known from training; leave --split out to split by image"
         )
     audit.note(f"splits: as column {column} says")
+    empty = [name for name in SPLITS if name not in names]
+    if empty:
+        audit.warn(
+            f"--split: no sample is in {some(empty)}; training and evaluation need all of {list(SPLITS)}"
+        )
     return np.array(names, dtype=np.str_)
 
 
