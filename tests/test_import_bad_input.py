@@ -94,6 +94,10 @@ def spoil(folder, fault):
         edit(exp6, lambda value: value["per_sample_predictions"][0]["metadata"].update(question="Why?"))
     elif fault == "no times":
         edit(exp6, lambda value: [record.pop("T_total_ms") for record in value["per_sample_latencies"]])
+    elif fault == "an id is missing":
+        edit(exp5, lambda value: value["all_samples"][0].update(metadata=None))
+    elif fault == "infinite crops":
+        edit(exp5, lambda value: value["config"].update(max_crops=float("inf")))
     elif fault == "other format":
         write_core_exp(folder / "core", WORLD, Layout())
 
@@ -120,6 +124,8 @@ def spoil(folder, fault):
         ("blocks that do not count", "expected 12 different blocks"),
         ("other question", "another file says"),
         ("no times", "expected T_total_ms"),
+        ("an id is missing", "1 of 24 samples have no metadata.question_id"),
+        ("infinite crops", "config.max_crops: got inf, expected a whole number"),
         ("other format", "expected one kind of files"),
     ],
 )

@@ -305,6 +305,22 @@ def test_zero_and_negative_times_count_as_not_timed(tmp_path):
     assert not np.isnan(table.accuracy).any()
 
 
+def test_counts_that_cannot_be_and_files_without_samples_have_a_line(tmp_path):
+    folder = write_exp6(tmp_path, World(), Layout())
+    first, *_, last = sorted(folder.iterdir())
+    edit(
+        first,
+        lambda value: value["per_sample_latencies"][0].update(num_vision_tokens=-5, num_output_tokens=-1),
+    )
+    edit(last, lambda value: value.update(per_sample_latencies=[], per_sample_predictions=[]))
+    audit, table = imported(folder, "--out", tmp_path / "out")
+    for name in ("vision_tokens", "output_tokens"):
+        assert f"{name}: 1 values are negative or infinite and count as unknown" in audit["warnings"]
+    assert f"{last}: holds no samples" in audit["warnings"]
+    assert table.accuracy.shape == (24, 3)
+    assert (table.vision_tokens >= 0).all()
+
+
 def test_merged_and_rank_files_beside_each_other_are_read_once(tmp_path):
     world = World(count=22)
     write_exp5(tmp_path, world, Layout(ranks=4, merged=True))

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from command_line import message, run, run_json
+from paceline.evaluation.problem import fit_latency
 from paceline.outcomes.importers.splits import shared_images, splits_by_image
 from paceline.outcomes.store import read_table
 
@@ -263,6 +264,13 @@ def test_features_without_any_text(parquet):
     assert value["features"] == {"kind": "none", "width": 1}
     assert any("all samples look alike" in warning for warning in value["audit"]["warnings"])
     assert table.features.shape == (20, 1)
+
+
+def test_without_first_token_times_the_whole_call_stands_in(parquet):
+    _, table = imported(parquet, *TIMED, "--question", "text")
+    whole, first = (fit_latency(table, first_token=first) for first in (False, True))
+    work = np.zeros((3, 2))
+    np.testing.assert_array_equal(whole.upper(table.actions, *work), first.upper(table.actions, *work))
 
 
 def test_equal_duplicates_are_counted(tmp_path):

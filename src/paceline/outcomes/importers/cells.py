@@ -179,6 +179,11 @@ def _workloads(
     """Counts of tested cells; unknown ones from the same sample at the same image size, else the column's median."""
     counts = {}
     alike = _alike(rows)
+    for name in (*COUNT_CELLS, "output_tokens"):
+        wrong = tested & ((merged[name] < 0) | np.isinf(merged[name]))
+        if wrong.any():
+            merged[name] = np.where(wrong, np.nan, merged[name])
+            audit.warn(f"{name}: {int(wrong.sum())} values are negative or infinite and count as unknown")
     for name in COUNT_CELLS:
         values = merged[name]
         unknown = tested & np.isnan(values)

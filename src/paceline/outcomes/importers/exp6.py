@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from paceline.errors import OutcomesError
-from paceline.outcomes.importers.audit import Audit
+from paceline.outcomes.importers.audit import Audit, some
 from paceline.outcomes.importers.json_files import numbers, object_at, records_at, sample_ids, whole
 from paceline.outcomes.importers.metadata import copied_scores, detail_of
 from paceline.outcomes.importers.naming import (
@@ -183,5 +183,9 @@ def _times(
         factor = UNIT_FACTOR[options.latency_unit]
         audit.note(f"exp6: latency_total was read as {options.latency_unit}, as stated by --latency-unit")
         return factor * numbers(records, OLD_KEYS[0], place), factor * numbers(records, OLD_KEYS[2], place)
-    keys = sorted(records[0]) if records else []
-    raise OutcomesError(f"{place}: entries have the keys {keys}, expected T_total_ms (or latency_total)")
+    if not records:
+        return np.empty(0), np.empty(0)
+    raise OutcomesError(
+        f"{place}: entries have the keys {some(sorted(records[0]), 16)}, expected T_total_ms (or latency_total); "
+        "the file is of another layout"
+    )

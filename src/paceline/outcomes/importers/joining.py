@@ -46,6 +46,8 @@ def _without_copied(runs: Sequence[Run], audit: Audit) -> list[Run]:
         if run.copied.any():
             counts[run.dataset or "all"] += int(run.copied.sum())
             run = run.keep(np.flatnonzero(~run.copied))
+        elif not len(run.ids):
+            audit.warn(f"{run.file}: holds no samples")
         if len(run.ids):
             kept.append(run)
     audit.facts["copied_scores"] = dict(counts)
@@ -89,6 +91,13 @@ def _note_restarts(runs: Sequence[Run], audit: Audit) -> None:
 def _keys(group: list[Run], join: str, audit: Audit) -> tuple[str, list[list[str]]]:
     """How the runs of one dataset are joined, and the name of every sample of each."""
     without = [run for run in group if not all(detail.question_id for detail in run.details)]
+    partly = [run for run in without if any(detail.question_id for detail in run.details)]
+    if partly and join != "position":
+        missing = sum(not detail.question_id for detail in partly[0].details)
+        raise OutcomesError(
+            f"{partly[0].file}: {missing} of {len(partly[0].details)} samples have no metadata.question_id, expected it "
+            "in all or none; repair the file or use --join position"
+        )
     if join == "question_id" and without:
         raise OutcomesError(
             f"{without[0].file}: samples without metadata.question_id, expected it in every file; "

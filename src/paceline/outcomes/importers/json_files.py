@@ -96,7 +96,8 @@ def records_at(value: Mapping[str, Any], key: str, place: str) -> list[Mapping[s
 
 def whole(value: Any, place: str) -> int:
     """The value as an integer."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value != int(value):
         raise OutcomesError(f"{place}: got {value!r}, expected a whole number")
     return int(value)
 
