@@ -162,6 +162,14 @@ def test_answers_that_differ_at_one_position(tmp_path):
     assert "expects other answers at position 1" in refused(tmp_path, folder)
 
 
+def test_latencies_in_another_order_than_the_accuracies(tmp_path):
+    write_exp5(tmp_path / "results", WORLD, Layout(metadata=False))
+    folder = write_exp6(tmp_path / "results", WORLD, Layout(metadata=False))
+    for path in folder.iterdir():
+        edit(path, lambda value: value["per_sample_predictions"].reverse())
+    assert "expects other answers at position 0" in refused(tmp_path, tmp_path / "results")
+
+
 def test_folders_and_paths(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()

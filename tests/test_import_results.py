@@ -437,6 +437,16 @@ def test_older_exp6_says_neither_dataset_nor_split(tmp_path):
     assert any("do not list active_block_indices" in warning for warning in audit["warnings"])
 
 
+def test_exp5_that_does_not_state_its_ranks(tmp_path):
+    world = World()
+    folder = write_exp5(tmp_path, world, Layout(metadata=False))
+    for path in folder.iterdir():
+        edit(path, lambda value: value["config"].pop("world_size"))
+    audit, table = imported(tmp_path, "--out", tmp_path / "out")
+    check_values(table, world, timed=False)
+    assert any("do not state world_size" in warning for warning in audit["warnings"])
+
+
 def test_percentages_must_be_stated(tmp_path):
     folder = write_exp5(tmp_path, World(), Layout())
 

@@ -95,8 +95,8 @@ def _keys(group: list[Run], join: str, audit: Audit) -> tuple[str, list[list[str
     if partly and join != "position":
         missing = sum(not detail.question_id for detail in partly[0].details)
         raise OutcomesError(
-            f"{partly[0].file}: {missing} of {len(partly[0].details)} samples have no metadata.question_id, expected it "
-            "in all or none; repair the file or use --join position"
+            f"{partly[0].file}: {missing} of {len(partly[0].details)} samples have no metadata.question_id, expected "
+            "it in all or none; repair the file or use --join position"
         )
     if join == "question_id" and without:
         raise OutcomesError(
@@ -142,6 +142,14 @@ def _by_position(group: list[Run], audit: Audit) -> list[list[str]]:
             f"cannot be joined by position, {advice}"
         )
     _check_truths(group, found)
+    unstated = [
+        run for run in group if run.numbering == "batch" and run.world_size is None and run.rank is None
+    ]
+    if unstated:
+        audit.warn(
+            f"{len(unstated)} files do not state world_size, as {unstated[0].file}; taken to be of one process, "
+            "in the dataset's order"
+        )
     if totals:
         audit.note("joined by position: nothing but equal lengths and equal expected answers confirms it")
     return [[str(position) for position in where.tolist()] for where in found]
@@ -153,12 +161,14 @@ def _of_total(group: list[Run], totals: dict[tuple[object, ...], int], total: in
 
 def _check_truths(group: list[Run], found: list[np.ndarray]) -> None:
     """Refuse files that expect different answers at one position."""
-    truths: dict[tuple[str, int], tuple[str, str]] = {}
+    truths: dict[tuple[str, int], tuple[str, str]] = {}  # by what is told, such as "answers", and position
     for run, where in zip(group, found, strict=True):
         for position, detail in zip(where.tolist(), run.details, strict=True):
             if not detail.truth:
                 continue
-            there, file = truths.setdefault((run.family, position), (detail.truth, run.file))
+            there, file = truths.setdefault(
+                (detail.truth.partition("|")[0], position), (detail.truth, run.file)
+            )
             if there != detail.truth:
                 raise OutcomesError(
                     f"{run.file}: expects other answers at position {position} than {file}; the files do not list "

@@ -155,7 +155,7 @@ def _detail(record: Mapping[str, Any], known: dict[Detail, Detail]) -> Detail:
         image=image,
         question=question if isinstance(question, str) else "",
         kind=kind,
-        truth=json.dumps(record.get("target"), sort_keys=True, default=str),
+        truth=f"target|{json.dumps(record.get('target'), sort_keys=True, default=str)}",
     )
     return known.setdefault(detail, detail)
 

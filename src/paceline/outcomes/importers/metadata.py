@@ -28,7 +28,7 @@ def detail_of(record: Mapping[str, Any], known: dict[Detail, Detail]) -> Detail:
         image=_text(metadata.get("image_id")),
         question=_text(metadata.get("question")),
         kind=_text(kind),
-        truth=json.dumps(truth, sort_keys=True, default=str) if truth else "",
+        truth=f"{','.join(sorted(truth))}|{json.dumps(truth, sort_keys=True, default=str)}" if truth else "",
     )
     return known.setdefault(detail, detail)
 

@@ -27,7 +27,9 @@ class Detail:
     image: str = ""
     question: str = ""
     kind: str = ""
-    truth: str = ""  # the expected answers: equal for equal samples
+    truth: str = (
+        ""  # which entries tell the expected answers, "|", and these as JSON: equal for equal samples
+    )
 
 
 @dataclass(kw_only=True, slots=True)
