@@ -217,6 +217,7 @@ def test_every_command_translates_errors(
     places = {
         "knobs": ("paceline.models.registry.load_model", ["fake"]),
         "profile": ("paceline.profiling.sweep.profile", [*PROFILE[1:], "--out", tmp_path]),
+        "import": ("paceline.outcomes.importers.importing.import_outcomes", [outcomes, "--out", tmp_path]),
         "train": ("paceline.learning.train.train_controller_policy", [outcomes, "--out", tmp_path]),
         "evaluate": ("paceline.evaluation.evaluate.evaluate_controller", [controller, outcomes]),
         "compare": ("paceline.evaluation.compare.compare", [outcomes]),

@@ -10,8 +10,9 @@ from PIL import Image
 from fakes import FAKE_SPACE, OVERVIEW_MS, FakeModel, FakeTask
 from paceline.errors import ProfileError
 from paceline.models.protocol import Generation
+from paceline.outcomes.spikes import relative_times
 from paceline.profiling.threads import torch_threads
-from paceline.profiling.timing import CLOCK_CALLS, clock_facts, interleaved, measure, relative_times
+from paceline.profiling.timing import CLOCK_CALLS, clock_facts, interleaved, measure
 
 
 def test_a_measurement_is_the_overview_and_the_answer():

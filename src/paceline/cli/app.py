@@ -26,7 +26,7 @@ _USER_ERRNOS = _DISK_FULL | {
 }
 """What the file system may answer because of a path that the user gave; anything else is a bug of ours."""
 
-COMMANDS = ("knobs", "profile", "train", "evaluate", "compare", "calibrate", "decide", "demo")
+COMMANDS = ("knobs", "profile", "import", "train", "evaluate", "compare", "calibrate", "decide", "demo")
 
 
 class Edge(TyperGroup):

@@ -79,8 +79,12 @@ def problem_of(table: OutcomeTable, latency: LatencyEstimator) -> Problem:
 def fit_latency(
     table: OutcomeTable, *, first_token: bool = False, violation_rate: float = 0.05, seed: int = 0
 ) -> LatencyEstimator:
-    """The latency estimate (whole call, or to the first token) from timed samples outside the test split."""
+    """The latency estimate (whole call, or to the first token) from timed samples outside the test split.
+
+    Where no first token was timed, as in some imports, the whole call's time stands in: it is never below it.
+    """
     rows = table.select(table.split != "test")
+    first_token = first_token and bool(np.isfinite(table.first_token_ms).any())
     return LatencyEstimator.fit(
         rows.space,
         rows.actions,

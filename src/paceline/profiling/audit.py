@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from paceline.profiling.timing import SPIKE_FACTOR, relative_times
+from paceline.outcomes.spikes import SPIKE_FACTOR, relative_times
 
 LATENCY_MEANING = (
     "latency_ms is the wall time of one call at batch 1, overview and generate, after warm-up, calls of all "

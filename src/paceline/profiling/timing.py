@@ -15,14 +15,11 @@ from PIL import Image
 from paceline.errors import ProfileError
 from paceline.knobs import Configuration
 from paceline.models.protocol import ElasticModel, Workload
-from paceline.outcomes.groups import group_medians
 
 Clock = Callable[[], float]
 """Seconds since any moment, never going back."""
 
 CLOCK_CALLS = 2_000
-SPIKE_FACTOR = 3.0
-"""A measured time is a spike when it exceeds this many times what is usual for its sample and configuration."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,29 +87,3 @@ def clock_facts(clock: Clock = time.perf_counter) -> dict[str, float]:
         "clock_cost_ms": float(np.median(steps) * 1e3),
         "clock_step_ms": float(moving.min() * 1e3) if moving.size else 0.0,
     }
-
-
-def relative_times(sample: np.ndarray, configuration: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
-    """Each measured time relative to what is usual for its sample and configuration.
-
-    Usual is the product of a factor per sample and one per configuration, found by median polish of the logarithms.
-
-    Args:
-        sample: integers (rows,) from 0.
-        configuration: integers (rows,) from 0.
-        latency_ms: positive times (rows,).
-
-    Returns:
-        Ratios (rows,); 1 is usual.
-
-    >>> sample, configuration = np.repeat(np.arange(3), 3), np.tile(np.arange(3), 3)
-    >>> times = (1.0 + sample) * (2.0 + configuration)
-    >>> times[4] *= 10
-    >>> relative_times(sample, configuration, times).round(3).tolist()
-    [1.0, 1.0, 1.0, 1.0, 10.0, 1.0, 1.0, 1.0, 1.0]
-    """
-    residual = np.log(np.asarray(latency_ms, dtype=np.float64))
-    for _ in range(4):
-        for group in (configuration, sample):
-            residual = residual - group_medians(group, residual, int(group.max(initial=-1)) + 1)[group]
-    return np.exp(residual)

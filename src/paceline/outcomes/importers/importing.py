@@ -1,0 +1,175 @@
+"""`import_outcomes`: read, join, check, and put a finished outcomes directory in place, or nothing."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from paceline.errors import OutcomesError
+from paceline.outcomes.importers.assembling import assemble
+from paceline.outcomes.importers.audit import Audit, some
+from paceline.outcomes.importers.blocks import block_ranking, block_sets, one_model
+from paceline.outcomes.importers.joining import join_runs
+from paceline.outcomes.importers.options import ImportOptions
+from paceline.outcomes.importers.records import Run
+from paceline.outcomes.importers.result_files import read_runs
+from paceline.outcomes.importers.rows import JoinedRows
+from paceline.outcomes.importers.table_files import is_table
+from paceline.outcomes.importers.tables import TableRows, read_outcome_table
+from paceline.outcomes.store import OUTCOMES, write_table
+from paceline.outcomes.table import OutcomeTable
+
+
+def import_outcomes(paths: Sequence[Path], out: Path, options: ImportOptions) -> OutcomeTable:
+    """Import result files, or one table, into a new outcomes directory.
+
+    Args:
+        paths: folders or files of one kind; or one CSV or Parquet table.
+        out: must not exist, or be an empty directory.
+        options: how to read and join.
+
+    Returns:
+        The table that was written; its manifest holds the audit.
+
+    Raises:
+        OutcomesError: anything that cannot be imported; `out` is then as it was before.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutcomesError(
+            f"{out}: exists already, expected a new or empty directory; name another or delete it"
+        )
+    if not paths:
+        raise OutcomesError("import: got no files, expected folders of results or one table")
+    audit = Audit()
+    tables = [path for path in paths if is_table(path)]
+    if tables:
+        if len(paths) > 1:
+            raise OutcomesError(
+                f"import: got {some(paths)}, expected one table, or folders of result files; import one at a time"
+            )
+        found = read_outcome_table(paths[0], options, audit)
+        table, propensity = _of_table(found, paths[0], options, audit), found.propensity
+    else:
+        if options.table.knobs or options.table.sample:
+            raise OutcomesError(
+                f"import: --sample and --knobs are for tables, got {some(paths)}; expected a .csv or .parquet file"
+            )
+        table, propensity = _of_runs(read_runs(paths, options, audit), options, audit), None
+    put_in_place(table, out, propensity)
+    return table
+
+
+def _of_runs(runs: list[Run], options: ImportOptions, audit: Audit) -> OutcomeTable:
+    model = one_model(runs)
+    sets = block_sets(runs, audit)
+    total = model.get("num_total_blocks")
+    ranking = block_ranking(sets, total if isinstance(total, int) else None, audit)
+    lengths = sorted(
+        {run.facts["max_new_tokens"] for run in runs if run.facts.get("max_new_tokens") is not None}
+    )
+    if len(lengths) > 1:
+        audit.warn(f"files differ in max_new_tokens: {lengths}; answers of different lengths are compared")
+    rows = join_runs(runs, options.join, audit)
+    timed = bool(np.isfinite(rows.values["latency_ms"]).any())
+    if not timed:
+        audit.warn("no file holds latencies: nothing is timed, training needs them")
+    said: dict[str, Any] = {
+        "formats": sorted({run.family for run in runs}),
+        "latency_kind": "latency" if timed else "none",
+        "latency_unit": "ms" if timed else "",
+        "active_block_indices": {str(count): list(blocks) for count, blocks in sets.items()},
+    }
+    if lengths:
+        said["max_new_tokens"] = lengths[-1]
+    tiers = {
+        run.configuration["tier"]: run.facts["tier_range"]
+        for run in runs
+        if run.facts.get("tier_range") is not None
+    }
+    if tiers:
+        said["tiers"] = tiers
+    return assemble(
+        rows,
+        options,
+        audit,
+        manifest={"task": _task(rows), "model": model, "block_ranking": ranking, "options": said},
+    )
+
+
+def _of_table(found: TableRows, path: Path, options: ImportOptions, audit: Audit) -> OutcomeTable:
+    audit.facts["files"] = [{"file": str(path), "format": "table", "samples": len(found.rows.sample_id)}]
+    if options.table.features_table is not None:
+        audit.facts["files"].append({"file": options.table.features_table, "format": "samples table"})
+    if options.latency_unknown:
+        audit.note(
+            f"the {found.latency_kind} of an outcome is known only afterwards: as stated by --latency-unknown"
+        )
+    said = {
+        "formats": ["table"],
+        "latency_kind": "runtime"
+        if found.latency_kind == "latency" and options.latency_unknown
+        else found.latency_kind,
+        "latency_unit": found.latency_unit,
+        "columns": {
+            name: getattr(options.table, name)
+            for name in (
+                "sample",
+                "quality",
+                "latency",
+                "cost",
+                "split",
+                "kind",
+                "dataset",
+                "question",
+                "image",
+            )
+            if getattr(options.table, name) is not None
+        },
+    }
+    if found.propensity is not None:
+        said["propensity"] = "column propensity of outcomes.parquet: probability of the logged choice"
+    given = None if found.features is None else (found.features, found.feature_names)
+    return assemble(
+        found.rows,
+        options,
+        audit,
+        given=given,
+        split=found.split,
+        manifest={"task": _task(found.rows) or path.stem, "options": said},
+    )
+
+
+def _task(rows: JoinedRows) -> str:
+    return ", ".join(sorted({name for name in rows.dataset if name}))
+
+
+def put_in_place(table: OutcomeTable, out: Path, propensity: np.ndarray | None = None) -> None:
+    """Write the directory beside `out` and rename it: it is there complete, or not at all."""
+    out = out.resolve()
+    made = next((parent for parent in reversed(out.parents) if not parent.exists()), None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".importing", dir=out.parent))
+    try:
+        staging.chmod(0o755)
+        write_table(staging, table)
+        if propensity is not None:
+            _add_propensity(staging / OUTCOMES, propensity)
+        os.replace(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _add_propensity(path: Path, propensity: np.ndarray) -> None:
+    """Append the optional column; every row of a log is one sample, and samples are numbered by row."""
+    rows = pq.read_table(path)
+    order = np.array([int(name) for name in rows.column("sample_id").to_pylist()])
+    pq.write_table(rows.append_column("propensity", pa.array(propensity[order], pa.float64())), path)

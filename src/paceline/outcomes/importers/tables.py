@@ -1,0 +1,206 @@
+"""A table with one row per sample and configuration, its columns named by the user."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from paceline.errors import OutcomesError
+from paceline.outcomes.importers.audit import Audit, some
+from paceline.outcomes.importers.json_files import refuse_bytes_name
+from paceline.outcomes.importers.lmms_eval import parse_option
+from paceline.outcomes.importers.options import ImportOptions, TableOptions
+from paceline.outcomes.importers.records import VALUES
+from paceline.outcomes.importers.rows import JoinedRows
+from paceline.outcomes.importers.sample_columns import SampleColumns, expand_ranges
+from paceline.outcomes.importers.table_files import (
+    number_column,
+    option_column,
+    read_columns,
+    text_column,
+)
+from paceline.outcomes.importers.units import refuse_percentages, share_measure, time_measure, unit_in_name
+from paceline.outcomes.rows import listed
+
+
+@dataclass(kw_only=True, slots=True)
+class TableRows:
+    """What a table gives: outcomes, and the tables to take features and splits from."""
+
+    rows: JoinedRows
+    features: np.ndarray | None  # float64 (n, f) as in the file, NaN where empty
+    feature_names: list[str]
+    split: np.ndarray | None  # text (n,), as in the file
+    latency_kind: str  # "latency", "cost" or "none"
+    latency_unit: str
+    propensity: np.ndarray | None  # float64 (rows,) in the order of `rows`
+
+
+def read_outcome_table(path: Path, options: ImportOptions, audit: Audit) -> TableRows:
+    """Read a CSV or Parquet table."""
+    chosen = options.table
+    if not path.is_file():
+        refuse_bytes_name(path)
+        raise OutcomesError(f"{path}: no such file; expected a .csv or .parquet table")
+    _check_options(path, chosen)
+    table = read_columns(path, [chosen.sample] if chosen.sample else [])
+    knobs = {name: option_column(table, name, path) for name in chosen.knobs}
+    if chosen.sample is not None:
+        ids = text_column(table, chosen.sample, path, "--sample")
+    else:
+        ids = np.array([f"{row:09d}" for row in range(table.num_rows)], dtype=object)
+        audit.warn(
+            "logged decisions: every row is a sample of its own with one tested configuration; such a log can check "
+            "off-policy estimators, it cannot train a policy by groups"
+        )
+    values = {name: np.full(table.num_rows, np.nan) for name in VALUES}
+    values["accuracy"] = _quality(table, path, chosen.quality or "", audit)
+    kind, unit = _times(table, path, chosen, knobs, values, audit)
+    tuples = list(zip(*knobs.values(), strict=True))
+    configurations = {item: i for i, item in enumerate(dict.fromkeys(tuples))}
+    names, first, sample = np.unique(ids.astype(str), return_index=True, return_inverse=True)
+    where = SampleColumns(path=path, table=table, names=names, first=first, sample=sample, chosen=chosen)
+    audit.facts["joined_by"] = {"all": chosen.sample or "row number"}
+    per_sample = {
+        field: where.texts(getattr(chosen, field), f"--{field}")
+        for field in ("dataset", "image", "question", "kind")
+    }
+    rows = JoinedRows(
+        sample_id=names.tolist(),
+        dataset=per_sample["dataset"].tolist(),
+        image=[image or name for image, name in zip(per_sample["image"], names.tolist(), strict=True)],
+        question=per_sample["question"].tolist(),
+        kind=per_sample["kind"].tolist(),
+        source_split=[""] * len(names),
+        configurations=[dict(zip(chosen.knobs, item, strict=True)) for item in configurations],
+        sources=[str(path)],
+        sample=sample.astype(np.int64),
+        configuration=np.array([configurations[item] for item in tuples], np.int64),
+        source=np.zeros(table.num_rows, np.int64),
+        batched=np.zeros(table.num_rows, bool),
+        values=values,
+    )
+    feature_names = expand_ranges(chosen.features)
+    split = None if chosen.split is None else where.texts(chosen.split.partition(":")[0], "--split")
+    return TableRows(
+        rows=rows,
+        features=where.numbers(feature_names) if feature_names else None,
+        feature_names=feature_names,
+        split=split,
+        latency_kind=kind,
+        latency_unit=unit,
+        propensity=_propensity(table, path, chosen),
+    )
+
+
+def _check_options(path: Path, chosen: TableOptions) -> None:
+    missing = [
+        f"--{name}" for name, value in (("knobs", chosen.knobs), ("quality", chosen.quality)) if not value
+    ]
+    if chosen.sample is None and chosen.propensity is None:
+        missing.insert(0, "--sample")
+    if missing:
+        raise OutcomesError(
+            f"{path}: which columns hold what is not known, expected {', '.join(missing)}; as in "
+            "--sample id --knobs model --quality correct --latency seconds:runtime"
+        )
+    if chosen.latency is not None and chosen.cost is not None:
+        raise OutcomesError(
+            "import: got --latency and --cost, expected one of them; it is what budgets are of"
+        )
+    if len(set(chosen.knobs)) != len(chosen.knobs):
+        raise OutcomesError(f"--knobs: {list(chosen.knobs)} repeat; name each once")
+
+
+def _quality(table: pa.Table, path: Path, text: str, audit: Audit) -> np.ndarray:
+    measure = share_measure(text)
+    values = number_column(table, measure.column, path, "--quality")
+    known = values[~np.isnan(values)]
+    if not len(known):
+        raise OutcomesError(f"{path}: {measure.column} (--quality) is empty, expected scores in [0, 1]")
+    refuse_percentages(
+        f"{path}: {measure.column}",
+        float(known.min()),
+        float(known.max()),
+        measure.factor,
+        f"if they are percentages say --quality percent:{measure.column}, else scale them",
+    )
+    if measure.factor != 1:
+        audit.note(f"{measure.column}: percentages, divided by 100")
+        if known.max() <= 1:
+            audit.warn(
+                f"{measure.column}: was read as percent, yet no score exceeds 1 %; say fraction:COLUMN if not"
+            )
+    return values * measure.factor
+
+
+def _times(
+    table: pa.Table,
+    path: Path,
+    chosen: TableOptions,
+    knobs: Mapping[str, list[int | float | str]],
+    values: dict[str, np.ndarray],
+    audit: Audit,
+) -> tuple[str, str]:
+    """Fill latency_ms with times or costs; what it then is, and its unit."""
+    if chosen.latency is not None:
+        measure = time_measure(chosen.latency)
+        values["latency_ms"] = measure.factor * number_column(table, measure.column, path, "--latency")
+        audit.note(f"{measure.column}: read as {measure.unit}, kept in ms")
+        named = unit_in_name(measure.column)
+        if named is not None and named != measure.unit:
+            audit.warn(
+                f"{measure.column}: the name says {named}, --latency says {measure.unit}, which was taken"
+            )
+        return "latency", "ms"
+    if chosen.cost is None:
+        audit.warn("no --latency and no --cost: nothing is timed, training needs one of them")
+        return "none", ""
+    unit, _, rest = chosen.cost.partition(":")
+    if not unit or not rest:
+        raise OutcomesError(
+            f"--cost: got {chosen.cost!r}, expected UNIT:COLUMN as in usd:price, or UNIT:OPTION=VALUE,..."
+        )
+    if "=" in rest and rest not in table.column_names:
+        values["latency_ms"] = _priced(rest, knobs)
+    else:
+        values["latency_ms"] = number_column(table, rest, path, "--cost")
+    audit.note(f"latency_ms holds costs in {unit}, not times; a budget in ms means a budget in {unit}")
+    return "cost", unit
+
+
+def _priced(text: str, knobs: Mapping[str, list[int | float | str]]) -> np.ndarray:
+    """Costs (rows,) of one knob with a fixed price per option."""
+    if len(knobs) != 1:
+        raise OutcomesError(
+            f"--cost OPTION=VALUE: got {len(knobs)} knobs, expected one; use a column instead"
+        )
+    prices = {}
+    for item in text.split(","):
+        option, _, price = item.rpartition("=")
+        value = parse_option(price)
+        if isinstance(value, str):
+            raise OutcomesError(f"--cost: {item!r} has no number, expected OPTION=VALUE")
+        prices[option.strip()] = float(value)
+    options = next(iter(knobs.values()))
+    found = {str(option) for option in options}
+    if found != set(prices):
+        raise OutcomesError(
+            f"--cost: got prices of {some(sorted(prices))}, expected one for each of {some(sorted(found))}"
+        )
+    return np.array([prices[str(option)] for option in options])
+
+
+def _propensity(table: pa.Table, path: Path, chosen: TableOptions) -> np.ndarray | None:
+    if chosen.propensity is None:
+        return None
+    values = number_column(table, chosen.propensity, path, "--propensity")
+    bad = np.flatnonzero(~((values > 0) & (values <= 1)))
+    if bad.size:
+        raise OutcomesError(
+            f"{path}: {chosen.propensity} (--propensity) is not in (0, 1] (rows {listed(bad)}); "
+            "expected the probability with which the logged choice was made"
+        )
+    return values
