@@ -27,7 +27,7 @@ from paceline.outcomes.store import (
 from paceline.outcomes.table import SPLITS, OutcomeTable
 from paceline.profiling import machine
 from paceline.profiling.audit import audit_facts
-from paceline.profiling.options import ProfileOptions, Progress, Silence
+from paceline.profiling.options import RANKING_SAMPLES, ProfileOptions, Progress, Silence
 from paceline.profiling.plans import plan_actions
 from paceline.profiling.samples import draw_samples, sample_columns, timed_positions
 from paceline.profiling.shard import ShardRunner, stack_features
@@ -149,7 +149,9 @@ def _begin(
         )
     first = samples[0]
     image_width = len(model.overview(task.image(first), first.question).image_features)
-    ranking = _rank_blocks(model, task, options, progress) if options.importance_samples else []
+    asked = options.importance_samples
+    count = asked if asked is not None else (0 if model.has_block_ranking else RANKING_SAMPLES)
+    ranking = _rank_blocks(model, task, count, options.seed, progress) if count else []
     manifest = dataclasses.replace(
         manifest, block_ranking=ranking, image_width=image_width, audit=clock_facts(clock)
     )
@@ -158,9 +160,9 @@ def _begin(
     return manifest
 
 
-def _rank_blocks(model: ElasticModel, task: Task, options: ProfileOptions, progress: Progress) -> list[int]:
-    """Blocks from most to least important, measured on training samples."""
-    samples = task.samples(SPLITS[0], options.importance_samples, options.seed)
+def _rank_blocks(model: ElasticModel, task: Task, count: int, seed: int, progress: Progress) -> list[int]:
+    """Blocks from most to least important, measured on `count` training samples."""
+    samples = task.samples(SPLITS[0], count, seed)
     progress.start(len(samples), "block importance")
     overviews = [model.overview(task.image(sample), sample.question) for sample in samples]
     stack_features(model, overviews)
