@@ -17,7 +17,7 @@ class DemoOptions:
         default_factory=lambda: ProfileOptions(
             configurations=40,
             samples=800,
-            timed_samples=56,  # what the calibration of the promised violation rate needs outside the test split
+            timed_samples=72,  # what the calibration of the promised violation rate needs outside the test split
             splits=(0.6, 0.15, 0.25),
             batch_threads=2,
         )
