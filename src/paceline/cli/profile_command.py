@@ -1,5 +1,6 @@
 """`paceline profile`: run samples under many configurations and keep accuracy and latency."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +23,17 @@ def run(
     repeats: Annotated[int, typer.Option(help="Timed calls of each sample and configuration.")] = 1,
     shard_samples: Annotated[int, typer.Option(help="Samples per shard: what a kill can lose.")] = 16,
     seed: Annotated[int, typer.Option(help="Of samples, plan and order.")] = 0,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="exp6 or core_exp: also write OUT/FORMAT in that layout; repeat it."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Profile MODEL on a task: outcomes of every sample under every planned configuration."""
     from paceline.cli.progress import Bar
     from paceline.cli.threads import one_thread
     from paceline.models.registry import load_model
+    from paceline.outcomes.exporters.exporting import check_format, export_outcomes
     from paceline.profiling.options import ProfileOptions
     from paceline.profiling.sweep import profile
     from paceline.tasks.registry import load_task
@@ -44,7 +50,17 @@ def run(
     asked = load_task(task)
     one_thread()
     with Bar() as bar:
-        table = profile(load_model(model), asked, out, options, bar)
+        loaded = load_model(model)
+        for name in formats or []:
+            check_format(name, loaded.knobs)
+        table = profile(loaded, asked, out, options, bar)
+        exports = [export_outcomes(out, name) for name in dict.fromkeys(formats or [])]
     n, m = table.accuracy.shape
     value = {"outcomes": str(out), "samples": n, "configurations": m, "audit": table.manifest.audit}
-    emit(value, [f"{n} samples x {m} configurations in {out}"], as_json=as_json)
+    if exports:
+        value["exports"] = [asdict(export) | {"path": str(export.path)} for export in exports]
+    lines = [f"{n} samples x {m} configurations in {out}"]
+    for export in exports:
+        lines.append(f"{export.files} {export.format} files in {export.path}; not in them:")
+        lines += [f"  {line}" for line in export.left_out]
+    emit(value, lines, as_json=as_json)

@@ -15,7 +15,13 @@ from paceline.outcomes.importers.features import given_features, question_featur
 from paceline.outcomes.importers.options import ImportOptions
 from paceline.outcomes.importers.records import configuration_label
 from paceline.outcomes.importers.rows import JoinedRows
-from paceline.outcomes.importers.splits import SHARES, shared_images, splits_by_image, splits_from_column
+from paceline.outcomes.importers.splits import (
+    SHARES,
+    shared_images,
+    splits_by_image,
+    splits_from_column,
+    stated_splits,
+)
 from paceline.outcomes.manifest import Manifest
 from paceline.outcomes.table import OutcomeTable
 
@@ -54,17 +60,10 @@ def assemble(
     columns = np.argsort(actions)
     names = {
         field: [getattr(rows, field)[i] for i in order.tolist()]
-        for field in ("sample_id", "dataset", "image", "question", "kind", "source_split")
+        for field in ("sample_id", "dataset", "image", "question", "kind", "source_split", "split")
     }
     _report_shared(names, audit)
-    if split is None:
-        splits = splits_by_image(names["image"], options.seed)
-        audit.note(
-            "splits: by image, or by sample where no image is known: "
-            f"{'/'.join(f'{100 * share:.0f}' for share in SHARES)} % from seed {options.seed}"
-        )
-    else:
-        splits = splits_from_column(split[order], options.table.split or "", names["image"], audit)
+    splits, split_by = _splits(names, None if split is None else split[order], options, audit)
     train = splits == "train"
     if given is None:
         features, described = question_features(names["question"], names["kind"], train, options.seed, audit)
@@ -77,7 +76,7 @@ def assemble(
         **manifest.pop("options"),
         "seed": options.seed,
         "splits": {name: int((splits == name).sum()) for name in ("train", "validation", "test")},
-        "split_by": "image" if split is None else f"column {options.table.split}",
+        "split_by": split_by,
         "features": described,
         "latency_known_when_deciding": not options.latency_unknown,
     }
@@ -104,6 +103,23 @@ def assemble(
             **manifest,
         ),
     )
+
+
+def _splits(
+    names: dict[str, list[str]], column: np.ndarray | None, options: ImportOptions, audit: Audit
+) -> tuple[np.ndarray, str]:
+    """The split of every sample, str (n,), and what says so."""
+    if column is not None:
+        text = options.table.split or ""
+        return splits_from_column(column, text, names["image"], audit), f"column {text}"
+    stated = stated_splits(names["split"], names["image"], audit)
+    if stated is not None:
+        return stated, "exported files"
+    audit.note(
+        "splits: by image, or by sample where no image is known: "
+        f"{'/'.join(f'{100 * share:.0f}' for share in SHARES)} % from seed {options.seed}"
+    )
+    return splits_by_image(names["image"], options.seed), "image"
 
 
 def _texts(values: Sequence[str]) -> np.ndarray:

@@ -11,6 +11,9 @@ from paceline.outcomes.importers.ranks import group_of, positions, restarts, wor
 from paceline.outcomes.importers.records import VALUES, Detail, Run
 from paceline.outcomes.importers.rows import JoinedRows
 
+EXPORTED = "sample_id"
+"""How files that Paceline exported are joined: their question_id is the sample's whole name."""
+
 
 def join_runs(runs: Sequence[Run], join: str, audit: Audit) -> JoinedRows:
     """Rows of all runs with one identity per sample.
@@ -33,7 +36,8 @@ def join_runs(runs: Sequence[Run], join: str, audit: Audit) -> JoinedRows:
         joined_by["/".join(part for part in (dataset, split) if part) or "all"] = how
         prefix = "/".join(part for part in (dataset, split if several_splits else "") if part)
         for run, names in zip(group, found, strict=True):
-            keys[id(run)] = [f"{prefix}/{name}" if prefix else name for name in names]
+            named = prefix and how != EXPORTED
+            keys[id(run)] = [f"{prefix}/{name}" for name in names] if named else names
     audit.facts["joined_by"] = joined_by
     return _rows(runs, keys)
 
@@ -103,6 +107,8 @@ def _keys(group: list[Run], join: str, audit: Audit) -> tuple[str, list[list[str
             f"{without[0].file}: samples without metadata.question_id, expected it in every file; "
             "use --join position"
         )
+    if join != "position" and not without and all(d.split for run in group for d in run.details):
+        return EXPORTED, [[detail.question_id for detail in run.details] for run in group]
     if join != "position" and not without:
         return "question_id", [[detail.question_id for detail in run.details] for run in group]
     if join == "auto" and len(without) < len(group):
@@ -203,12 +209,13 @@ def _rows(runs: Sequence[Run], keys: dict[int, list[str]]) -> JoinedRows:
         sample_id=list(index),
         dataset=datasets,
         image=[
-            f"{dataset}/{detail.image}" if detail.image else name
+            _image(dataset, detail, name)
             for dataset, detail, name in zip(datasets, details, index, strict=True)
         ],
         question=[detail.question for detail in details],
         kind=[detail.kind for detail in details],
         source_split=splits,
+        split=[detail.split for detail in details],
         configurations=[dict(items) for items in configurations],  # pyright: ignore[reportArgumentType]
         sources=[run.file for run in runs],
         sample=np.concatenate(sample),
@@ -219,10 +226,17 @@ def _rows(runs: Sequence[Run], keys: dict[int, list[str]]) -> JoinedRows:
     )
 
 
+def _image(dataset: str, detail: Detail, name: str) -> str:
+    """The name of a sample's image: whole in exported files, else unique within its dataset only."""
+    if not detail.image:
+        return name
+    return detail.image if detail.split else f"{dataset}/{detail.image}"
+
+
 def _both(there: Detail, other: Detail, name: str, run: Run) -> Detail:
     """What two files say of one sample; they must not contradict each other."""
     merged = {}
-    for part in ("question_id", "image", "question", "kind"):
+    for part in ("question_id", "image", "question", "kind", "split"):
         mine, theirs = getattr(there, part), getattr(other, part)
         if mine and theirs and mine != theirs:
             raise OutcomesError(

@@ -27,6 +27,7 @@ class Detail:
     image: str = ""
     question: str = ""
     kind: str = ""
+    split: str = ""  # only in files that Paceline wrote, whose question_id is the whole name of the sample
     truth: str = (
         ""  # which entries tell the expected answers, "|", and these as JSON: equal for equal samples
     )

@@ -17,6 +17,7 @@ class JoinedRows:
     question: list[str]  # (n,)
     kind: list[str]  # (n,)
     source_split: list[str]  # (n,): as the files say; empty where they do not
+    split: list[str]  # (n,): train, validation or test in files that Paceline exported; empty in others
     configurations: list[Configuration]  # (c,)
     sources: list[str]  # file names
     sample: np.ndarray  # int64 (r,)

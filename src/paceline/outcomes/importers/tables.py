@@ -74,6 +74,7 @@ def read_outcome_table(path: Path, options: ImportOptions, audit: Audit) -> Tabl
         question=per_sample["question"].tolist(),
         kind=per_sample["kind"].tolist(),
         source_split=[""] * len(names),
+        split=[""] * len(names),
         configurations=[dict(zip(chosen.knobs, item, strict=True)) for item in configurations],
         sources=[str(path)],
         sample=sample.astype(np.int64),
