@@ -60,6 +60,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Import results into an outcomes directory, audited: what was read, joined, repaired and left out."""
+    from paceline.cli.progress import Bar
     from paceline.outcomes.importers.importing import import_outcomes
     from paceline.outcomes.importers.lmms_eval import parse_configuration
     from paceline.outcomes.importers.options import ImportOptions, TableOptions
@@ -91,7 +92,8 @@ def run(
         ),
     )
     check_writable(out)
-    table = import_outcomes(paths, out, options)
+    with Bar() as bar:
+        table = import_outcomes(paths, out, options, bar)
     n, m = table.accuracy.shape
     audit = table.manifest.audit
     value = {

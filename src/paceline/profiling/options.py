@@ -1,8 +1,7 @@
-"""What a user of `paceline profile` turns, and how a sweep reports its progress."""
+"""What a user of `paceline profile` turns."""
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 from paceline.errors import ProfileError
 
@@ -61,32 +60,3 @@ class ProfileOptions:
         """How many samples are timed."""
         default = min(DEFAULT_TIMED_SAMPLES, self.samples)
         return default if self.timed_samples is None else self.timed_samples
-
-
-class Progress(Protocol):
-    """Where a sweep shows how far it is. The library prints nothing itself."""
-
-    def start(self, total: int, description: str) -> None:
-        """A stage of `total` answers begins; the one before it, if any, is over."""
-        ...
-
-    def advance(self, steps: int = 1, /) -> None:
-        """`n` more answers are there."""
-        ...
-
-    def message(self, text: str) -> None:
-        """One line worth showing, such as the rate and the time left."""
-        ...
-
-
-class Silence:
-    """Progress that nobody watches."""
-
-    def start(self, total: int, description: str) -> None:
-        """Show nothing."""
-
-    def advance(self, steps: int = 1, /) -> None:
-        """Show nothing."""
-
-    def message(self, text: str) -> None:
-        """Show nothing."""

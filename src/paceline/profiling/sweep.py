@@ -13,6 +13,7 @@ from paceline.errors import ProfileError
 from paceline.models.protocol import ElasticModel
 from paceline.outcomes.files import exclusive
 from paceline.outcomes.manifest import Manifest
+from paceline.outcomes.progress import Progress, Silence
 from paceline.outcomes.shards import ShardStore
 from paceline.outcomes.store import (
     MANIFEST,
@@ -27,7 +28,7 @@ from paceline.outcomes.store import (
 from paceline.outcomes.table import SPLITS, OutcomeTable
 from paceline.profiling import machine
 from paceline.profiling.audit import audit_facts
-from paceline.profiling.options import ProfileOptions, Progress, Silence
+from paceline.profiling.options import ProfileOptions
 from paceline.profiling.plans import plan_actions
 from paceline.profiling.samples import draw_samples, sample_columns, timed_positions
 from paceline.profiling.shard import ShardRunner, stack_features

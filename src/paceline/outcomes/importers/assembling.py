@@ -8,9 +8,10 @@ import numpy as np
 import paceline
 from paceline.errors import OutcomesError
 from paceline.knobs import Knob, KnobSpace, Option
-from paceline.outcomes.importers.audit import SHOWN, Audit, some
+from paceline.outcomes.importers.audit import Audit, some
 from paceline.outcomes.importers.cells import Cells, make_cells
 from paceline.outcomes.importers.core_exp import TIERS
+from paceline.outcomes.importers.counting import LISTED_HOLES, count_outcomes
 from paceline.outcomes.importers.features import given_features, question_features
 from paceline.outcomes.importers.options import ImportOptions
 from paceline.outcomes.importers.records import configuration_label
@@ -23,11 +24,8 @@ from paceline.outcomes.importers.splits import (
     stated_splits,
 )
 from paceline.outcomes.manifest import Manifest
+from paceline.outcomes.progress import Progress
 from paceline.outcomes.table import OutcomeTable
-
-LISTED_HOLES = 100
-"""How many sample names the audit keeps per configuration, none of logged decisions; outcomes.parquet has them all."""
-FEW_COMPLETE = 0.5
 
 
 def assemble(
@@ -35,6 +33,7 @@ def assemble(
     options: ImportOptions,
     audit: Audit,
     *,
+    progress: Progress,
     given: tuple[np.ndarray, list[str]] | None = None,
     split: np.ndarray | None = None,
     manifest: dict[str, Any],
@@ -45,33 +44,39 @@ def assemble(
         rows: what was read.
         options: of the import.
         audit: gets its facts and warnings.
+        progress: shown the steps.
         given: feature columns float64 (n, f) and their names; None: made from the questions.
         split: text (n,) from the user's column; None: split by image.
         manifest: further fields of the manifest.
     """
+    progress.start(3, f"checking {len(rows.sample)} outcomes")
     cells = make_cells(rows, audit, manifest["options"]["latency_kind"])
     _refuse_apart(rows, cells, audit)
+    progress.advance(1)
     order, scored = _scored(rows, cells, audit)
-    floats = {name: array[np.ix_(order, scored)] for name, array in cells.floats.items()}
-    counts = {name: array[np.ix_(order, scored)] for name, array in cells.counts.items()}
     configurations = [rows.configurations[i] for i in scored.tolist()]
-    space = _space(configurations, floats["latency_ms"], audit)
+    space = _space(configurations, cells.floats["latency_ms"][:, scored], audit)
     actions = space.actions(configurations)
     columns = np.argsort(actions)
+    everything = np.ix_(order, scored[columns])
+    cut = {}
+    for group in (cells.floats, cells.counts):
+        cut |= {name: group.pop(name)[everything] for name in list(group)}
     names = {
         field: [getattr(rows, field)[i] for i in order.tolist()]
         for field in ("sample_id", "dataset", "image", "question", "kind", "source_split", "split")
     }
     _report_shared(names, audit)
+    progress.advance(1)
     splits, split_by = _splits(names, None if split is None else split[order], options, audit)
     train = splits == "train"
     if given is None:
         features, described = question_features(names["question"], names["kind"], train, options.seed, audit)
     else:
         features, described = given_features(given[0][order], given[1], train, audit)
-    cut = {name: array[:, columns] for name, array in (floats | counts).items()}
+    progress.advance(1)
     listed = 0 if options.table.propensity else LISTED_HOLES
-    _count(names["sample_id"], configurations, columns, cut, listed, audit)
+    count_outcomes(names["sample_id"], configurations, columns, cut, listed, audit)
     made_options = {
         **manifest.pop("options"),
         "seed": options.seed,
@@ -128,12 +133,16 @@ def _texts(values: Sequence[str]) -> np.ndarray:
 
 def _refuse_apart(rows: JoinedRows, cells: Cells, audit: Audit) -> None:
     """Refuse accuracies and latencies that share no sample and configuration: their names do not match."""
-    timed_rows = ~np.isnan(rows.values["latency_ms"])
-    both = ~np.isnan(cells.floats["accuracy"]) & ~np.isnan(cells.floats["latency_ms"])
-    batched_ids = {rows.sample_id[i] for i in rows.sample[rows.batched].tolist()}
-    timed_ids = {rows.sample_id[i] for i in rows.sample[timed_rows & ~rows.batched].tolist()}
-    if not batched_ids or not timed_ids:
+    if not rows.batched.any() or "latency_ms" not in rows.values:
         return
+    timed_rows = ~np.isnan(rows.values["latency_ms"]) & ~rows.batched
+    batched_ids, timed_ids = (
+        {rows.sample_id[i] for i in np.unique(rows.sample[chosen]).tolist()}
+        for chosen in (rows.batched, timed_rows)
+    )
+    if not timed_ids:
+        return
+    both = ~np.isnan(cells.floats["accuracy"]) & ~np.isnan(cells.floats["latency_ms"])
     if not both.any() or not batched_ids & timed_ids:
         raise OutcomesError(
             f"import: the names do not match: no sample has both accuracy and latency; accuracies are of "
@@ -201,49 +210,4 @@ def _report_shared(names: dict[str, list[str]], audit: Audit) -> None:
         audit.warn(
             f"{len(shared)} images are in more than one of the files' splits ({some(shared)}); "
             "all samples of an image went into one split here"
-        )
-
-
-def _count(
-    sample_id: list[str],
-    configurations: list[dict[str, Option]],
-    columns: np.ndarray,
-    cut: dict[str, np.ndarray],
-    listed: int,
-    audit: Audit,
-) -> None:
-    """Counts of samples per configuration, and the holes."""
-    tested, timed = ~np.isnan(cut["accuracy"]), ~np.isnan(cut["latency_ms"])
-    labels = [configuration_label(configurations[i]) for i in columns.tolist()]
-    holes = {}
-    for column, label in enumerate(labels):
-        missing = np.flatnonzero(~tested[:, column])
-        if len(missing):
-            holes[label] = {
-                "missing": len(missing),
-                "samples": [sample_id[i] for i in missing[:listed].tolist()],
-            }
-    complete = int(tested.all(axis=1).sum())
-    audit.facts |= {
-        "samples": len(sample_id),
-        "configurations": len(labels),
-        "rows": int(tested.sum()),
-        "timed_samples": int(timed.any(axis=1).sum()),
-        "timed_rows": int(timed.sum()),
-        "complete_samples": complete,
-        "samples_per_configuration": dict(zip(labels, tested.sum(axis=0).tolist(), strict=True)),
-        "timed_per_configuration": dict(zip(labels, timed.sum(axis=0).tolist(), strict=True)),
-        "holes": holes,
-    }
-    if holes:
-        worst = max(holes, key=lambda label: holes[label]["missing"])
-        audit.warn(
-            f"{int((~tested).sum())} of {tested.size} outcomes are missing in {len(holes)} configurations, most under "
-            f"{worst}: {holes[worst]['missing']} samples, as "
-            f"{', '.join(holes[worst]['samples'][:SHOWN]) or 'in any log'}"
-        )
-    if complete < FEW_COMPLETE * len(sample_id):
-        audit.warn(
-            f"only {complete} of {len(sample_id)} samples have an outcome under all {len(labels)} configurations; "
-            "comparisons use only these"
         )

@@ -18,7 +18,7 @@ from paceline.outcomes.importers.naming import (
     model_facts,
     run_dataset,
 )
-from paceline.outcomes.importers.records import VALUES, Detail, Run
+from paceline.outcomes.importers.records import Detail, Run
 
 FAMILY = "exp5"
 OVERALL = re.compile(r"exp5_accuracy_results\.json")
@@ -88,8 +88,6 @@ def _run(
     place = str(path)
     ids = sample_ids(records, place)
     scores = numbers(records, "score", place, required=True)
-    values = {name: np.full(len(records), np.nan) for name in VALUES}
-    values["accuracy"] = scores
     world_size = config.get("world_size")
     return Run(
         file=place,
@@ -104,7 +102,7 @@ def _run(
         ids=ids,
         numbering="batch",
         details=[detail_of(record, known) for record in records],
-        values=values,
+        values={"accuracy": scores},
         copied=copied_scores(records, ids, scores),
         model=model_facts(config),
         facts={"max_new_tokens": config.get("max_new_tokens")},

@@ -138,7 +138,6 @@ def _run(
             "accuracy": accuracy,
             "latency_ms": total,
             "first_token_ms": total - decode,
-            "tiles": np.full(len(records), np.nan),
             "vision_tokens": numbers(records, "num_vision_tokens", place),
             "prompt_tokens": numbers(records, "num_language_tokens", place),
             "output_tokens": numbers(records, "num_output_tokens", place),
