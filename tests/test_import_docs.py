@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from command_line import put_fakes, run
 from result_files import SMALL, Layout, World, edit, write_core_exp, write_exp5, write_exp6, write_lmms_eval
@@ -24,7 +25,7 @@ SHORTER = {
 }
 """Added to commands that would take minutes."""
 REPLACED = {"tiny": "fake", "digits": "fake"}
-"""In commands that profile: a model that only pretends takes no time."""
+"""A model that only pretends takes no time."""
 
 
 def to_seconds(value):
@@ -43,6 +44,10 @@ def files(tmp_path_factory):
     old = write_exp6(place, world, Layout()).rename(place / "exp6-old")
     for path in old.iterdir():
         edit(path, to_seconds)
+    (place / "pictures").mkdir()
+    for i in range(world.images):
+        name = f"COCO_val2014_{world.image_id(i):012d}.jpg"
+        Image.new("RGB", (64 + i, 48), (i, 2 * i, 80)).save(place / "pictures" / name)
     write_core_exp(place / "core_exp", world, Layout())
     write_lmms_eval(place / "lmms", world, SMALL)
     samples = [f"s{i}" for i in range(30) for _ in range(2)]
@@ -98,7 +103,6 @@ def test_the_commands_run(commands, files, monkeypatch):
     monkeypatch.chdir(files)
     put_fakes(monkeypatch)
     for words in commands:
-        if words[0] == "profile":
-            words = [REPLACED.get(word, word) for word in words]
+        words = [REPLACED.get(word, word) for word in words]
         result = run(*words, *SHORTER.get(words[0], []))
         assert result.exit_code == 0, result.stderr

@@ -8,6 +8,7 @@ import numpy as np
 import paceline
 from paceline.errors import OutcomesError
 from paceline.knobs import Knob, KnobSpace, Option
+from paceline.outcomes.feature_makers import FeatureMaker
 from paceline.outcomes.importers.audit import Audit, some
 from paceline.outcomes.importers.cells import Cells, make_cells
 from paceline.outcomes.importers.core_exp import TIERS
@@ -35,6 +36,7 @@ def assemble(
     *,
     progress: Progress,
     given: tuple[np.ndarray, list[str]] | None = None,
+    maker: FeatureMaker | None = None,
     split: np.ndarray | None = None,
     manifest: dict[str, Any],
 ) -> OutcomeTable:
@@ -45,7 +47,8 @@ def assemble(
         options: of the import.
         audit: gets its facts and warnings.
         progress: shown the steps.
-        given: feature columns float64 (n, f) and their names; None: made from the questions.
+        given: feature columns float64 (n, f) and their names; None: made by `maker`, or from the questions.
+        maker: makes features of images and questions; None: nobody.
         split: text (n,) from the user's column; None: split by image.
         manifest: further fields of the manifest.
     """
@@ -64,13 +67,16 @@ def assemble(
         cut |= {name: group.pop(name)[everything] for name in list(group)}
     names = {
         field: [getattr(rows, field)[i] for i in order.tolist()]
-        for field in ("sample_id", "dataset", "image", "question", "kind", "source_split", "split")
+        for field in ("sample_id", "dataset", "image", "picture", "question", "kind", "source_split", "split")
     }
     _report_shared(names, audit)
     progress.advance(1)
     splits, split_by = _splits(names, None if split is None else split[order], options, audit)
     train = splits == "train"
-    if given is None:
+    image_width = 0
+    if maker is not None:
+        features, image_width, described = maker.make(names["dataset"], names["picture"], names["question"])
+    elif given is None:
         features, described = question_features(names["question"], names["kind"], train, options.seed, audit)
     else:
         features, described = given_features(given[0][order], given[1], train, audit)
@@ -99,11 +105,12 @@ def assemble(
         kind=_texts(names["kind"]),
         **cut,
         features=features,
-        image_width=0,
+        image_width=image_width,
         manifest=Manifest(
             space=space,
             software={"paceline": paceline.__version__},
             options=made_options,
+            image_width=image_width,
             audit=audit.to_json(),
             **manifest,
         ),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from paceline.errors import OutcomesError
+from paceline.outcomes.feature_makers import FeatureMaker
 from paceline.outcomes.files import exclusive
 from paceline.outcomes.importers.assembling import assemble
 from paceline.outcomes.importers.audit import Audit, some
@@ -28,7 +29,11 @@ from paceline.outcomes.table import OutcomeTable
 
 
 def import_outcomes(
-    paths: Sequence[Path], out: Path, options: ImportOptions, progress: Progress | None = None
+    paths: Sequence[Path],
+    out: Path,
+    options: ImportOptions,
+    progress: Progress | None = None,
+    maker: FeatureMaker | None = None,
 ) -> OutcomeTable:
     """Import result files, or one table, into a new outcomes directory.
 
@@ -37,6 +42,7 @@ def import_outcomes(
         out: must not exist, or be an empty directory.
         options: how to read and join.
         progress: shown how far reading, joining and writing are; nobody if None.
+        maker: makes features of the samples' images and questions; None: they are columns, or made from questions.
 
     Returns:
         The table that was written; its manifest holds the audit.
@@ -59,21 +65,26 @@ def import_outcomes(
                 f"import: got {some(paths)}, expected one table, or folders of result files; import one at a time"
             )
         found = read_outcome_table(paths[0], options, audit, progress)
-        table, propensity = _of_table(found, paths[0], options, audit, progress), found.propensity
+        table, propensity = _of_table(found, paths[0], options, audit, progress, maker), found.propensity
     else:
         if options.table.knobs or options.table.sample:
             raise OutcomesError(
                 f"import: --sample and --knobs are for tables, got {some(paths)}; expected a .csv or .parquet file"
             )
-        table, propensity = (
-            _of_runs(read_runs(paths, options, audit, progress), options, audit, progress),
-            None,
-        )
+        if options.table.features:
+            raise OutcomesError(
+                f"import: --features {','.join(options.table.features)} names columns of a table, got {some(paths)}; "
+                "with --images DIR it names the model that makes features"
+            )
+        runs = read_runs(paths, options, audit, progress)
+        table, propensity = _of_runs(runs, options, audit, progress, maker), None
     put_in_place(table, out, propensity, progress)
     return table
 
 
-def _of_runs(runs: list[Run], options: ImportOptions, audit: Audit, progress: Progress) -> OutcomeTable:
+def _of_runs(
+    runs: list[Run], options: ImportOptions, audit: Audit, progress: Progress, maker: FeatureMaker | None
+) -> OutcomeTable:
     model = one_model(runs)
     sets = block_sets(runs, audit)
     total = model.get("num_total_blocks")
@@ -109,12 +120,18 @@ def _of_runs(runs: list[Run], options: ImportOptions, audit: Audit, progress: Pr
         options,
         audit,
         progress=progress,
+        maker=maker,
         manifest={"task": _task(rows), "model": model, "block_ranking": ranking, "options": said},
     )
 
 
 def _of_table(
-    found: TableRows, path: Path, options: ImportOptions, audit: Audit, progress: Progress
+    found: TableRows,
+    path: Path,
+    options: ImportOptions,
+    audit: Audit,
+    progress: Progress,
+    maker: FeatureMaker | None,
 ) -> OutcomeTable:
     audit.facts["files"] = [{"file": str(path), "format": "table", "samples": len(found.rows.sample_id)}]
     if options.table.features_table is not None:
@@ -153,6 +170,7 @@ def _of_table(
         options,
         audit,
         progress=progress,
+        maker=maker,
         given=given,
         split=found.split,
         manifest={"task": _task(found.rows) or path.stem, "options": said},

@@ -18,6 +18,7 @@ class JoinedRows:
     sample_id: list[str]  # (n,)
     dataset: list[str]  # (n,)
     image: list[str]  # (n,): equal for equal images, of whatever split
+    picture: list[str]  # (n,): the image as the files name it; empty where they do not
     question: list[str]  # (n,)
     kind: list[str]  # (n,)
     source_split: list[str]  # (n,): as the files say; empty where they do not
@@ -62,6 +63,7 @@ def join_rows(runs: Sequence[Run], keys: dict[int, list[str]]) -> JoinedRows:
             _image(dataset, detail, name)
             for dataset, detail, name in zip(datasets, details, index, strict=True)
         ],
+        picture=[detail.image for detail in details],
         question=[detail.question for detail in details],
         kind=[detail.kind for detail in details],
         source_split=splits,

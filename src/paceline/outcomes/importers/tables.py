@@ -68,6 +68,7 @@ def read_outcome_table(
         sample_id=names.tolist(),
         dataset=per_sample["dataset"].tolist(),
         image=[image or name for image, name in zip(per_sample["image"], names.tolist(), strict=True)],
+        picture=per_sample["image"].tolist(),
         question=per_sample["question"].tolist(),
         kind=per_sample["kind"].tolist(),
         source_split=[""] * len(names),
