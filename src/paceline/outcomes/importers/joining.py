@@ -8,6 +8,7 @@ import numpy as np
 
 from paceline.errors import OutcomesError
 from paceline.outcomes.importers.audit import Audit
+from paceline.outcomes.importers.padding import without_padding
 from paceline.outcomes.importers.ranks import group_of, positions, restarts, world_sizes
 from paceline.outcomes.importers.records import Run
 from paceline.outcomes.importers.rows import JoinedRows, join_rows
@@ -24,7 +25,7 @@ def join_runs(runs: Sequence[Run], join: str, audit: Audit) -> JoinedRows:
     Raises:
         OutcomesError: samples of different files cannot be told to be the same, or contradict each other.
     """
-    runs = _without_copied(runs, audit)
+    runs = _without_copied(without_padding(runs, audit), audit)
     _note_restarts(runs, audit)
     _fill_unstated(runs, audit)
     datasets: dict[tuple[str, str], list[Run]] = defaultdict(list)
