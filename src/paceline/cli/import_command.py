@@ -69,6 +69,12 @@ def run(
     propensity: Annotated[
         str | None, typer.Option(help="Table of logged decisions: probability of the choice made.")
     ] = None,
+    balance: Annotated[
+        str, typer.Option(help="dataset, kind or dataset,kind: training draws these groups equally often.")
+    ] = "",
+    augment: Annotated[
+        str, typer.Option(help="How training changes features: noise=0.05,dropout=0.05,mix=0.2.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of splits and text features.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -77,6 +83,7 @@ def run(
     from paceline.outcomes.importers.importing import import_outcomes
     from paceline.outcomes.importers.lmms_eval import parse_configuration
     from paceline.outcomes.importers.options import ImportOptions, TableOptions
+    from paceline.outcomes.preparation import parse_preparation
     from paceline.report.imports import audit_tables
 
     options = ImportOptions(
@@ -88,6 +95,7 @@ def run(
         latency_unknown=latency_unknown,
         strict=strict,
         seed=seed,
+        preparation=parse_preparation(balance, augment),
         table=TableOptions(
             sample=sample,
             knobs=_names(knobs),

@@ -7,6 +7,7 @@ import numpy as np
 
 from paceline.errors import OutcomesError
 from paceline.outcomes.feature_makers import feature_maker, maker_label
+from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import CELL_FIELDS, SAMPLE_FIELDS, OutcomeTable
 
 
@@ -59,13 +60,14 @@ def _refuse_other_measures(first: OutcomeTable, table: OutcomeTable, where: str,
             (options.get("latency_kind", "latency"), options.get("latency_unit", "ms"))
             for options in (first.manifest.options, table.manifest.options)
         ],
+        "preparation": [item.manifest.options.get(KEY) for item in (first, table)],
         "block ranking": [item.manifest.block_ranking for item in (first, table)],
     }
     for what, (one, other) in pairs.items():
         if one != other:
             raise OutcomesError(
-                f"{name}: its {what} is {str(other)[:200]}, that of {where} is {str(one)[:200]}; expected outcomes of "
-                "one model on one machine; train on one of them"
+                f"{name}: its {what} is {str(other)[:200]}, that of {where} is {str(one)[:200]}; expected them "
+                "to be equal in all directories; train on one of them"
             )
 
 

@@ -1,6 +1,7 @@
 """From joined rows to an outcome table: knob space, holes, splits, features, manifest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from paceline.outcomes.importers.splits import (
     stated_splits,
 )
 from paceline.outcomes.manifest import Manifest
+from paceline.outcomes.preparation import KEY, Preparation, balanced_weights, group_labels
 from paceline.outcomes.progress import Progress
 from paceline.outcomes.table import OutcomeTable
 
@@ -52,7 +54,7 @@ def assemble(
         split: text (n,) from the user's column; None: split by image.
         manifest: further fields of the manifest.
     """
-    progress.start(3, f"checking {len(rows.sample)} outcomes")
+    progress.start(2, f"checking {len(rows.sample)} outcomes")
     cells = make_cells(rows, audit, manifest["options"]["latency_kind"])
     _refuse_apart(rows, cells, audit)
     progress.advance(1)
@@ -80,7 +82,6 @@ def assemble(
         features, described = question_features(names["question"], names["kind"], train, options.seed, audit)
     else:
         features, described = given_features(given[0][order], given[1], train, audit)
-    progress.advance(1)
     listed = 0 if options.table.propensity else LISTED_HOLES
     count_outcomes(names["sample_id"], configurations, columns, cut, listed, audit)
     made_options = {
@@ -90,7 +91,7 @@ def assemble(
         "split_by": split_by,
         "features": described,
         "latency_known_when_deciding": not options.latency_unknown,
-    }
+    } | _prepared(options.preparation, names, train, audit)
     # Refused here, once every warning is known and nothing is written yet.
     if options.strict:
         audit.refuse_warnings()
@@ -132,6 +133,27 @@ def _splits(
         f"{'/'.join(f'{100 * share:.0f}' for share in SHARES)} % from seed {options.seed}"
     )
     return splits_by_image(names["image"], options.seed), "image"
+
+
+def _prepared(
+    recipe: Preparation, names: dict[str, list[str]], train: np.ndarray, audit: Audit
+) -> dict[str, Any]:
+    """The recipe for the manifest's options, with the weights of the groups; nothing where none was asked for."""
+    if recipe.balance:
+        labels = group_labels(recipe.balance, names["dataset"], names["kind"])[train]
+        recipe = replace(recipe, weights=balanced_weights(labels))
+        light, heavy = min(recipe.weights.values()), max(recipe.weights.values())
+        audit.note(
+            f"balance: {len(recipe.weights)} groups by {' and '.join(recipe.balance)}; a train sample counts "
+            f"{light:.2g} to {heavy:.2g} times the average"
+        )
+        if len(recipe.weights) == 1:
+            audit.warn(
+                f"balance: all train samples are of one {' and '.join(recipe.balance)}, nothing changes"
+            )
+    if recipe.augments:
+        audit.note("augment: training changes the features of train samples; the files hold them as they are")
+    return {KEY: recipe.to_json()} if recipe.balance or recipe.augments else {}
 
 
 def _texts(values: Sequence[str]) -> np.ndarray:
