@@ -13,9 +13,27 @@ def run(
     model: ModelArgument,
     task: Annotated[str, typer.Option(help="The task that asks the questions: digits.")],
     out: Annotated[Path, typer.Option(help="Outcomes directory; an interrupted sweep in it goes on.")],
-    plan: Annotated[str, typer.Option(help="lhs (Latin hypercube), balanced (even grid) or full.")] = "lhs",
+    plan: Annotated[
+        str,
+        typer.Option(
+            help="lhs (Latin hypercube), balanced (even grid), stratified (over latency), boundary (corners, then "
+            "around the frontier), successive (few, then more where the frontier is unsure) or full."
+        ),
+    ] = "lhs",
     configurations: Annotated[
-        int | None, typer.Option(help="How many to test; by default 48, or all.")
+        int | None, typer.Option(help="How many to test, at most under successive; by default 48, or all.")
+    ] = None,
+    bound: Annotated[
+        float | None,
+        typer.Option(
+            help="Plan successive stops when no step of the frontier may be higher; a fraction, by default 0.05."
+        ),
+    ] = None,
+    scout_samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Training and validation questions by which stratified, boundary and successive choose; up to 240."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Questions in all splits together.")] = 400,
     timed_samples: Annotated[int, typer.Option(help="How many of them are also timed, one at a time.")] = 96,
@@ -35,6 +53,8 @@ def run(
     options = ProfileOptions(
         plan=plan,
         configurations=configurations,
+        bound=bound,
+        scout_samples=scout_samples,
         samples=samples,
         timed_samples=timed_samples,
         repeats=repeats,
@@ -47,4 +67,8 @@ def run(
         table = profile(load_model(model), asked, out, options, bar)
     n, m = table.accuracy.shape
     value = {"outcomes": str(out), "samples": n, "configurations": m, "audit": table.manifest.audit}
-    emit(value, [f"{n} samples x {m} configurations in {out}"], as_json=as_json)
+    lines = [f"{n} samples x {m} configurations in {out}"]
+    if options.adaptive:
+        rounds = table.manifest.audit["plan"]["rounds"]
+        lines.append(f"plan {plan}: {len(rounds) - 1} rounds, then {rounds[-1]['reason']}")
+    emit(value, lines, as_json=as_json)
