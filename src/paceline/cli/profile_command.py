@@ -38,7 +38,14 @@ def run(
     samples: Annotated[int, typer.Option(help="Questions in all splits together.")] = 400,
     timed_samples: Annotated[int, typer.Option(help="How many of them are also timed, one at a time.")] = 96,
     repeats: Annotated[int, typer.Option(help="Timed calls of each sample and configuration.")] = 1,
-    shard_samples: Annotated[int, typer.Option(help="Samples per shard: what a kill can lose.")] = 16,
+    importance_samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Training questions on which blocks are ranked first; 0 keeps the model's own order. By default 32, "
+            "or 0 for a model that comes with a measured order."
+        ),
+    ] = None,
+    shard_samples: Annotated[int, typer.Option(help="Samples per shard: what a kill can lose.")] = 48,
     seed: Annotated[int, typer.Option(help="Of samples, plan and order.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -58,6 +65,7 @@ def run(
         samples=samples,
         timed_samples=timed_samples,
         repeats=repeats,
+        importance_samples=importance_samples,
         shard_samples=shard_samples,
         seed=seed,
     )

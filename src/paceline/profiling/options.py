@@ -11,6 +11,7 @@ FIXED_PLANS = ("full", "balanced", "lhs")
 ADAPTIVE_PLANS = ("stratified", "boundary", "successive")
 """Plans that measure some configurations on scouting samples before they choose others."""
 PLANS = (*FIXED_PLANS, *ADAPTIVE_PLANS)
+RANKING_SAMPLES = 32
 DEFAULT_TIMED_SAMPLES = 96
 DEFAULT_SCOUT_SAMPLES = 240
 DEFAULT_BOUND = 0.05
@@ -41,7 +42,10 @@ class ProfileOptions:
     )
     repeats: int = 1  # timed calls of each of their cells; the table keeps the median, which hides tails
     warmup: int = 3  # untimed rounds over all configurations before the first timed call of a process
-    importance_samples: int = 32  # training samples on which blocks are ranked; 0: keep the model's own order
+    importance_samples: int | None = (
+        None  # training samples on which blocks are ranked; 0: keep the model's order;
+    )
+    # None: 32, or 0 if the model comes with a measured order
     shard_samples: int = 48  # samples per shard: what a kill can lose
     batch: int = 48  # samples answered at once when only their accuracy is measured
     batch_threads: int | None = None  # threads of batched answers; latency keeps the process's own number
@@ -51,10 +55,10 @@ class ProfileOptions:
     def __post_init__(self) -> None:
         if self.plan not in PLANS:
             raise ProfileError(f"plan: got {self.plan!r}, expected one of {list(PLANS)}")
-        least = {"samples": 1, "repeats": 1, "warmup": 0, "importance_samples": 0}
+        least = {"samples": 1, "repeats": 1, "warmup": 0}
         least |= {"shard_samples": 1, "batch": 1, "seed": 0}
         optional = {"configurations": 1, "max_new_tokens": 1, "timed_samples": 0, "batch_threads": 1}
-        optional |= {"scout_samples": LEAST_SCOUTS}
+        optional |= {"importance_samples": 0, "scout_samples": LEAST_SCOUTS}
         least |= {name: minimum for name, minimum in optional.items() if getattr(self, name) is not None}
         for name, minimum in least.items():
             value = getattr(self, name)

@@ -24,7 +24,7 @@ from paceline.outcomes.store import (
 from paceline.outcomes.table import SPLITS, OutcomeTable
 from paceline.profiling import machine
 from paceline.profiling.audit import audit_facts
-from paceline.profiling.options import ProfileOptions, Progress, Silence
+from paceline.profiling.options import RANKING_SAMPLES, ProfileOptions, Progress, Silence
 from paceline.profiling.passes import Passes
 from paceline.profiling.resume import refuse_other, refuse_other_samples
 from paceline.profiling.rounds import first_actions
@@ -154,7 +154,9 @@ def _begin(
         )
     first = samples[0]
     image_width = len(model.overview(task.image(first), first.question).image_features)
-    ranking = _rank_blocks(model, task, options, progress) if options.importance_samples else []
+    asked = options.importance_samples
+    count = asked if asked is not None else (0 if model.has_block_ranking else RANKING_SAMPLES)
+    ranking = _rank_blocks(model, task, count, options.seed, progress) if count else []
     manifest = dataclasses.replace(
         manifest, block_ranking=ranking, image_width=image_width, audit=clock_facts(clock)
     )
@@ -163,9 +165,9 @@ def _begin(
     return manifest
 
 
-def _rank_blocks(model: ElasticModel, task: Task, options: ProfileOptions, progress: Progress) -> list[int]:
-    """Blocks from most to least important, measured on training samples."""
-    samples = task.samples(SPLITS[0], options.importance_samples, options.seed)
+def _rank_blocks(model: ElasticModel, task: Task, count: int, seed: int, progress: Progress) -> list[int]:
+    """Blocks from most to least important, measured on `count` training samples."""
+    samples = task.samples(SPLITS[0], count, seed)
     progress.start(len(samples), "block importance")
     overviews = [model.overview(task.image(sample), sample.question) for sample in samples]
     stack_features(model, overviews)
