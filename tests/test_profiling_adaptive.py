@@ -138,6 +138,34 @@ def test_progress_names_the_rounds(tmp_path: Path):
     assert watcher.messages[0].startswith("round 1: shard 1 of 6: ")
 
 
+class Slowing(FakeModel):
+    """Three times as slow from the second round on."""
+
+    def overview(self, *args):
+        made = super().overview(*args)
+        return dataclasses.replace(made, elapsed_ms=made.elapsed_ms * self.pace)
+
+    def generate(self, *args):
+        made = super().generate(*args)
+        times = {name: value * self.pace for name, value in dataclasses.asdict(made.timings).items()}
+        return dataclasses.replace(made, timings=type(made.timings)(**times))
+
+    @property
+    def pace(self) -> float:
+        return 1.0 if self.calls["generate_batch"] <= 24 * 8 else 3.0
+
+    def with_block_ranking(self, ranking):
+        return self
+
+
+def test_a_machine_that_slows_down_between_rounds_changes_no_choice(tmp_path: Path, expected: OutcomeTable):
+    table = profile(Slowing(), FakeTask(), tmp_path, OPTIONS)
+    told = rounds_of(table)
+    assert [part["actions"] for part in told] == [part["actions"] for part in rounds_of(expected)]
+    np.testing.assert_allclose([part["slowdown"] for part in told[:-1]], [1.0, *[3.0] * (len(told) - 2)])
+    assert np.nanmax(table.latency_ms) > 2.5 * np.nanmax(expected.latency_ms)
+
+
 def test_ctrl_c_between_rounds_goes_on_with_the_same_choice(tmp_path: Path, expected: OutcomeTable):
     class Interrupted(FakeModel):
         def generate_batch(self, *args):

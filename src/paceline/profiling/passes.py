@@ -6,7 +6,7 @@ before it, so a sweep that was killed goes on with the same choices.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from paceline.profiling.shard import ShardRunner
 from paceline.profiling.timing import Clock
 from paceline.tasks.protocol import Sample
 
-SCOUTED_COLUMNS = ("sample_id", "action", "accuracy", "latency_ms")
+SCOUTED_COLUMNS = ("sample_id", "action", "accuracy", "latency_ms", "overview_ms")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,15 +51,21 @@ class Passes:
         scouted: Scouted | None = None
         while True:
             chosen = next_round(space, options, scouted)
-            rounds.append(
-                {"actions": chosen.actions.tolist(), "reason": chosen.reason, "widest": chosen.widest}
-            )
+            facts = {"actions": chosen.actions.tolist(), "reason": chosen.reason, "widest": chosen.widest}
+            rounds.append(facts)
             if not len(chosen.actions):
                 break
             name = f"round {len(rounds)}: "
             self._run(samples[:scouts], chosen.actions, early, name, new_samples=scouted is None)
             rows = self.store.rows(range(self.shards), SCOUTED_COLUMNS)
-            scouted = scouted_from(space, rows, samples[:scouts])
+            slowdown = slowdowns(rows, [part["actions"] for part in rounds])
+            facts["slowdown"] = slowdown[-1]
+            steady = {
+                action: pace
+                for part, pace in zip(rounds, slowdown, strict=True)
+                for action in part["actions"]
+            }
+            scouted = scouted_from(space, rows, samples[:scouts], steady)
         assert scouted is not None  # the first round is never empty
         if scouts < len(samples):
             rest = {place - scouts for place in late}
@@ -120,8 +126,30 @@ class Passes:
             )
 
 
-def scouted_from(space: KnobSpace, rows: pa.Table, scouts: Sequence[Sample]) -> Scouted:
-    """The scouting samples' outcomes from rows with `SCOUTED_COLUMNS`; repeated times become their median."""
+def slowdowns(rows: pa.Table, rounds: Sequence[Sequence[int]]) -> list[float]:
+    """How slow the machine was in each round, relative to the first one.
+
+    The overview is the same work under every configuration, so its median time over a round's timed calls tells; 1
+    for a model whose overview takes no time.
+
+    Args:
+        rows: with `SCOUTED_COLUMNS`.
+        rounds: the actions of each round; no action is in two.
+    """
+    overview, action = rows.column("overview_ms").to_numpy(), rows.column("action").to_numpy()
+    timed = np.isfinite(overview)
+    medians = [float(np.median(overview[timed & np.isin(action, list(part))])) for part in rounds]
+    return [median / medians[0] if median > 0 and medians[0] > 0 else 1.0 for median in medians]
+
+
+def scouted_from(
+    space: KnobSpace, rows: pa.Table, scouts: Sequence[Sample], slowdown: Mapping[int, float]
+) -> Scouted:
+    """The scouting samples' outcomes from rows with `SCOUTED_COLUMNS`; repeated times become their median.
+
+    `slowdown`: action -> how slow the machine was when it was timed. Times are divided by it: rounds are minutes
+    apart, and a machine that was busy for one of them would make its configurations look expensive.
+    """
     place = {sample.sample_id: number for number, sample in enumerate(scouts)}
     sample = np.array([place[sample_id] for sample_id in rows.column("sample_id").to_pylist()])
     actions, column = np.unique(rows.column("action").to_numpy(), return_inverse=True)
@@ -133,7 +161,7 @@ def scouted_from(space: KnobSpace, rows: pa.Table, scouts: Sequence[Sample]) -> 
         space=space,
         actions=actions,
         accuracy=accuracy.reshape(shape),
-        latency_ms=latency.reshape(shape),
+        latency_ms=latency.reshape(shape) / np.array([slowdown[action] for action in actions.tolist()]),
         scene=np.array([sample.image_hash for sample in scouts]),
     )
 
