@@ -121,6 +121,7 @@ class FakeModel:
 
     def __init__(self, ranking: Sequence[int] | None = None, spike_every: int = 0) -> None:
         self.ranking = list(ranking) if ranking is not None else list(range(16))
+        self.has_block_ranking = ranking is not None
         self.spike_every = spike_every
         self.calls = {"overview": 0, "generate": 0, "generate_batch": 0, "block_importance": 0}
 

@@ -123,7 +123,13 @@ def test_the_sweep_runs_the_model_with_the_measured_ranking(tmp_path: Path):
     assert seen == [[0, *range(15, 0, -1)]]
     unranked = dataclasses.replace(SMALL, importance_samples=0)
     assert profile(Watched(), FakeTask(), tmp_path / "unranked", unranked).manifest.block_ranking == []
-    assert len(seen) == 1
+    own = Watched(ranking=[0, 2, 1, *range(3, 16)])
+    assert profile(own, FakeTask(), tmp_path / "own", SMALL).manifest.block_ranking == []
+    assert own.calls["block_importance"] == 0
+    asked = dataclasses.replace(SMALL, importance_samples=4)
+    profile(own, FakeTask(), tmp_path / "asked", asked)
+    assert own.calls["block_importance"] == 1
+    assert len(seen) == 2
 
 
 def test_phases_and_repeats_are_in_the_file(tmp_path: Path):

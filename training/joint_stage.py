@@ -1,4 +1,4 @@
-"""Stage 3: tower and decoder together, on pixels, mostly at or near the full configuration."""
+"""Stage 3: tower and decoder together, on pixels, with all blocks and experts and mostly with all crops."""
 
 import argparse
 import json
@@ -30,7 +30,6 @@ WEIGHTS = {
     "fact": 1.4, "code": 2.0, "pair": 0.9, "hop": 2.2,
 }  # fmt: skip
 CROPS = (12, 12, 12, 12, 12, 12, 10, 8, 6, 4, 2, 1)
-FEWER_EXPERTS = (12, 20)
 DENSE_CROPS, DENSE_WEIGHT = 24, 0.1
 ANSWER, END = 1.0, 0.2  # weight of the answer token and of the end token
 
@@ -90,16 +89,6 @@ def reduced(model: MolmoE) -> Iterator[tuple[str, float]]:
     yield "9 blocks", accuracy_by_kind(model, half, 12)["mean"]
 
 
-def sampled_knobs(rng: np.random.Generator) -> KnobState:
-    """Full in 80 % of steps; else near it: a few experts fewer, or one to three blocks left out."""
-    if rng.random() < 0.8:
-        return KnobState()
-    if rng.random() < 0.5:
-        return KnobState(top_k=int(rng.choice(FEWER_EXPERTS)))
-    dropped = rng.choice(np.arange(1, TINY.num_blocks), int(rng.integers(1, 4)), replace=False)
-    return KnobState(active_blocks=tuple(block for block in range(TINY.num_blocks) if block not in dropped))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
     """What one step trains on."""
@@ -110,8 +99,8 @@ class Step:
 
 
 def drawn_step(rng: np.random.Generator) -> Step:
-    """All kinds, mostly at or near the full configuration."""
-    return Step(weights=WEIGHTS, max_crops=int(rng.choice(CROPS)), knobs=sampled_knobs(rng))
+    """All kinds, all blocks and experts, mostly all crops."""
+    return Step(weights=WEIGHTS, max_crops=int(rng.choice(CROPS)), knobs=KnobState())
 
 
 def training_loss(

@@ -34,11 +34,7 @@ def draws(ranking: list[int]) -> Callable[[np.random.Generator], Step]:
 
     def draw(rng: np.random.Generator) -> Step:
         if rng.random() >= SIMPLE_SHARE:
-            return Step(
-                weights=joint_stage.WEIGHTS,
-                max_crops=int(rng.choice(CROPS)),
-                knobs=joint_stage.sampled_knobs(rng),
-            )
+            return Step(weights=joint_stage.WEIGHTS, max_crops=int(rng.choice(CROPS)), knobs=KnobState())
         kept = tuple(sorted(ranking[: int(rng.choice(SHALLOW))]))
         knobs = KnobState(top_k=int(rng.choice(NARROW)), active_blocks=kept)
         return Step(weights=SIMPLE, max_crops=int(rng.choice(SIMPLE_CROPS)), knobs=knobs)
@@ -66,7 +62,7 @@ def ranking_of(folder: Path, model: MolmoE, rank: int) -> list[int]:
 
 def main() -> None:
     """Run under torchrun for several processes."""
-    options, rank = joint_stage.stage_options(300, 4), parallel.start()
+    options, rank = joint_stage.stage_options(500, 4), parallel.start()
     model = MolmoE(TINY, tiny_tokenizer())
     model.load_state_dict(torch.load(options.out / "joint.pt", weights_only=True)["model"])
     ranking = ranking_of(options.out, model.eval(), rank)

@@ -1,4 +1,8 @@
-"""Stage 2: the decoder alone learns to answer from described scenes, mostly at the full configuration."""
+"""Stage 2: the decoder alone learns to answer from described scenes, at the full configuration.
+
+Nothing is left out while it learns, so that what needs depth or many experts needs them, as in models that were never
+trained to be elastic.
+"""
 
 import argparse
 import json
@@ -49,7 +53,6 @@ CURRICULUM = ((0.16, LOOK_UPS), (RAISED_AT, REASONING), (0.6, EVERYTHING), (1.0,
 Questions that answer with a colour come last: asked from the start they fall into always naming the commonest colour,
 with residuals so large that nothing else is learned about them.
 """
-FEWER_EXPERTS = (4, 8, 16)
 
 
 def initialise(decoder: Decoder, tokenizer: MolmoTokenizer, seed: int) -> None:
@@ -82,16 +85,6 @@ def optimisers_of(decoder: Decoder) -> list[torch.optim.Optimizer]:
         {"params": [p for p in matrices if id(p) in downs], "lr": 0.06},
     ]
     return [Muon(groups, lr=0.02), torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)]  # type: ignore[arg-type]
-
-
-def sampled_knobs(rng: np.random.Generator, share: float) -> KnobState:
-    """Full in 75 % of steps; else one knob lower: fewer experts, or one to four blocks left out."""
-    if share < 0.15 or rng.random() < 0.75:
-        return KnobState()
-    if rng.random() < 0.5:
-        return KnobState(top_k=int(rng.choice(FEWER_EXPERTS)))
-    dropped = rng.choice(np.arange(1, TINY.num_blocks), int(rng.integers(1, 5)), replace=False)
-    return KnobState(active_blocks=tuple(b for b in range(TINY.num_blocks) if b not in dropped))
 
 
 def answer_logits(decoder: Decoder, batch: PackedBatch, book: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -177,9 +170,7 @@ def main() -> None:
             rng, tokenizer, split="train", scenes_count=options.scenes, questions_count=options.questions,
             weights=next(weights for until, weights in CURRICULUM if share < until), max_crops=crops,
         )  # fmt: skip
-        knobs = sampled_knobs(rng, share)
-        with knob_state.knobs(knobs):
-            logits, targets = answer_logits(decoder, batch, book, scale)
+        logits, targets = answer_logits(decoder, batch, book, scale)
         loss = functional.cross_entropy(logits, targets)
         loss.backward()
         parallel.average_gradients(decoder.parameters())
@@ -188,14 +179,11 @@ def main() -> None:
             optimiser.step()
             optimiser.zero_grad()
         tokens += batch.ids.numel()
-        if knobs == KnobState():
-            right = (logits.argmax(-1) == targets).float()
-            kinds = batch.kinds[batch.targets >= 0]
-            facts = {
-                name: right[kinds == i].mean().item() for i, name in enumerate(KINDS) if (kinds == i).any()
-            }
-            facts["loss"] = loss.item()
-            running = {**running, **{k: 0.96 * running.get(k, v) + 0.04 * v for k, v in facts.items()}}
+        right = (logits.argmax(-1) == targets).float()
+        kinds = batch.kinds[batch.targets >= 0]
+        facts = {name: right[kinds == i].mean().item() for i, name in enumerate(KINDS) if (kinds == i).any()}
+        facts["loss"] = loss.item()
+        running = {**running, **{k: 0.96 * running.get(k, v) + 0.04 * v for k, v in facts.items()}}
         if rank == 0 and (step + 1) % 50 == 0:
             row = {"step": step + 1, **{key: round(value, 3) for key, value in running.items()}}
             row["tokens_per_s"] = round(tokens / (time.time() - began))

@@ -14,14 +14,39 @@ def run(
     model: ModelArgument,
     task: Annotated[str, typer.Option(help="The task that asks the questions: digits.")],
     out: Annotated[Path, typer.Option(help="Outcomes directory; an interrupted sweep in it goes on.")],
-    plan: Annotated[str, typer.Option(help="lhs (Latin hypercube), balanced (even grid) or full.")] = "lhs",
+    plan: Annotated[
+        str,
+        typer.Option(
+            help="lhs (Latin hypercube), balanced (even grid), stratified (over latency), boundary (corners, then "
+            "around the frontier), successive (few, then more where the frontier is unsure) or full."
+        ),
+    ] = "lhs",
     configurations: Annotated[
-        int | None, typer.Option(help="How many to test; by default 48, or all.")
+        int | None, typer.Option(help="How many to test, at most under successive; by default 48, or all.")
+    ] = None,
+    bound: Annotated[
+        float | None,
+        typer.Option(
+            help="Plan successive stops when no step of the frontier may be higher; a fraction, by default 0.05."
+        ),
+    ] = None,
+    scout_samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Training and validation questions by which stratified, boundary and successive choose; up to 240."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Questions in all splits together.")] = 400,
     timed_samples: Annotated[int, typer.Option(help="How many of them are also timed, one at a time.")] = 96,
     repeats: Annotated[int, typer.Option(help="Timed calls of each sample and configuration.")] = 1,
-    shard_samples: Annotated[int, typer.Option(help="Samples per shard: what a kill can lose.")] = 16,
+    importance_samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Training questions on which blocks are ranked first; 0 keeps the model's own order. By default 32, "
+            "or 0 for a model that comes with a measured order."
+        ),
+    ] = None,
+    shard_samples: Annotated[int, typer.Option(help="Samples per shard: what a kill can lose.")] = 48,
     seed: Annotated[int, typer.Option(help="Of samples, plan and order.")] = 0,
     formats: Annotated[
         list[str] | None,
@@ -41,9 +66,12 @@ def run(
     options = ProfileOptions(
         plan=plan,
         configurations=configurations,
+        bound=bound,
+        scout_samples=scout_samples,
         samples=samples,
         timed_samples=timed_samples,
         repeats=repeats,
+        importance_samples=importance_samples,
         shard_samples=shard_samples,
         seed=seed,
     )
@@ -60,6 +88,9 @@ def run(
     if exports:
         value["exports"] = [asdict(export) | {"path": str(export.path)} for export in exports]
     lines = [f"{n} samples x {m} configurations in {out}"]
+    if options.adaptive:
+        rounds = table.manifest.audit["plan"]["rounds"]
+        lines.append(f"plan {plan}: {len(rounds) - 1} rounds, then {rounds[-1]['reason']}")
     for export in exports:
         lines.append(f"{export.files} {export.format} files in {export.path}; not in them:")
         lines += [f"  {line}" for line in export.left_out]

@@ -63,6 +63,11 @@ class ElasticModel(Protocol):
     @property
     def default_configuration(self) -> Configuration: ...
 
+    @property
+    def has_block_ranking(self) -> bool:
+        """Whether somebody measured the order in which blocks are skipped, so that a sweep need not."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """JSON-able facts for manifests: name, revision or weight hash, sizes, dtype, device."""
         ...

@@ -18,7 +18,6 @@ class DemoOptions:
             configurations=36,
             samples=540,
             timed_samples=52,  # what the calibration of the promised violation rate needs outside the test split
-            importance_samples=16,
             splits=(0.6, 0.15, 0.25),
             batch_threads=2,
         )
@@ -45,7 +44,6 @@ class DemoOptions:
             samples=96,
             timed_samples=24,
             shard_samples=8,
-            importance_samples=8,
             splits=(0.5, 0.25, 0.25),
         )
         train = TrainOptions(warm_epochs=8, epochs=4, members=1)

@@ -51,6 +51,7 @@ class ElasticMolmoE:
                 "(the cache's length is read from it)"
             )
         self.block_ranking = ranking
+        self.has_block_ranking = block_ranking is not None
 
     @property
     def knobs(self) -> KnobSpace:
