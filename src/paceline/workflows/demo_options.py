@@ -15,9 +15,9 @@ class DemoOptions:
     task: str = "digits"
     profile: ProfileOptions = field(
         default_factory=lambda: ProfileOptions(
-            configurations=36,
-            samples=540,
-            timed_samples=52,  # what the calibration of the promised violation rate needs outside the test split
+            configurations=40,
+            samples=800,
+            timed_samples=56,  # what the calibration of the promised violation rate needs outside the test split
             splits=(0.6, 0.15, 0.25),
             batch_threads=2,
         )
