@@ -26,6 +26,7 @@ test: $(INSTALLED)
 bench: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.embedded_model
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.main_job
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.sampling_plans
 
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.
 train-tiny: $(INSTALLED)

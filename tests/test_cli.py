@@ -110,6 +110,32 @@ def test_profile_writes_outcomes_and_says_so(tmp_path):
     assert "finished already" in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("plan", "more"),
+    [("stratified", []), ("boundary", ["--scout-samples", 20]), ("successive", ["--bound", 0.2])],
+)
+def test_profile_by_an_adaptive_plan_says_how_it_ended(plan, more, tmp_path):
+    words = [
+        "profile",
+        "fake",
+        "--task",
+        "fake",
+        "--configurations",
+        12,
+        "--samples",
+        40,
+        "--timed-samples",
+        20,
+    ]
+    value = run_json(*words, "--plan", plan, *more, "--out", tmp_path / "o")
+    rounds = value["audit"]["plan"]["rounds"]
+    assert value["configurations"] == sum(len(part["actions"]) for part in rounds)
+    assert value["configurations"] == 12 or plan == "successive"
+    assert read_table(tmp_path / "o").manifest.options["plan"] == plan
+    again = run(*words, "--plan", plan, *more, "--out", tmp_path / "o")
+    assert f"plan {plan}: {len(rounds) - 1} rounds, then {rounds[-1]['reason']}" in again.stdout
+
+
 def test_train_then_evaluate_the_controller(outcomes, tmp_path):
     trained = run_json("train", outcomes, "--out", tmp_path / "c", "--epochs", 2)
     assert trained["facts"]["algorithm"] == "grpo"

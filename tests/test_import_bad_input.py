@@ -212,7 +212,7 @@ def test_an_out_that_is_in_use(folder, tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_an_interrupted_import_leaves_nothing(error, folder, tmp_path, monkeypatch):
-    def stop(path, table):
+    def stop(path, table, progress):
         (Path(path) / "outcomes.parquet").write_text("half")
         raise error
 

@@ -286,6 +286,74 @@ def test_trap_10_an_image_is_in_one_split(layout, tmp_path):
     }
 
 
+def pad(folder, ranks, count):
+    """Repeat the first samples at the ends of the last ranks, as a distributed sampler does, with other times."""
+    sizes = [len(range(rank, count, ranks)) for rank in range(ranks)]
+    padded = ranks * max(sizes) - count
+    paths = sorted(folder.iterdir())
+    for path in paths if "_rank" not in paths[0].name else paths[::ranks]:
+        files = [path] if "_rank" not in path.name else sorted(path.parent.glob(path.name[:-6] + "?.json"))
+        values = [json.loads(file.read_text()) for file in files]
+        for key in ("all_samples", "per_sample_latencies", "per_sample_predictions"):
+            if key not in values[0]:
+                continue
+            entries = [entry for value in values for entry in value[key]]
+            parts = [entries[sum(sizes[:rank]) : sum(sizes[: rank + 1])] for rank in range(ranks)]
+            for j in range(padded):
+                number = parts[ranks - padded + j][-1]["sample_id"] + 1
+                again = dict(parts[j][0], sample_id=number % 4 if key == "all_samples" else number)
+                if "T_total_ms" in again:
+                    again["T_total_ms"] *= 1.5
+                parts[ranks - padded + j].append(again)
+            if len(files) == 1:
+                parts = [[entry for part in parts for entry in part]]
+            for value, part in zip(values, parts, strict=True):
+                value[key] = part
+        for file, value in zip(files, values, strict=True):
+            file.write_text(json.dumps(value))
+    return padded
+
+
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize(("ranks", "count"), [(4, 22), (4, 21), (3, 23)])
+def test_padding_of_a_distributed_sampler_is_dropped(ranks, count, merged, tmp_path):
+    world, layout = World(count=count), Layout(ranks=ranks, merged=merged)
+    folders = write_exp5(tmp_path / "a", world, layout), write_exp6(tmp_path / "b", world, layout)
+    padded = pad(folders[0], ranks, count)
+    assert pad(folders[1], ranks, count) == padded > 0
+    audit, table = imported(*folders, "--out", tmp_path / "out")
+    assert table.accuracy.shape == (count, len(SMALL))
+    check_values(table, world)
+    assert audit["padding"] == 2 * len(SMALL) * padded
+    assert any("as a distributed sampler does" in note for note in audit["notes"])
+    assert audit["duplicates"] == 0
+
+
+def test_padding_whose_first_sample_failed_is_kept(tmp_path):
+    world, layout = World(count=22), Layout(ranks=4, merged=False)
+    folder = write_exp6(tmp_path, world, layout, SMALL[:2])
+    pad(folder, 4, 22)
+    for path in folder.glob("*_rank0.json"):
+        edit(path, lambda value: [value[key].pop(0) for key in value if key.startswith("per_sample")])
+    audit, table = imported(folder, "--out", tmp_path / "out")
+    assert audit["padding"] == 2  # sample 1 was repeated; sample 0 is there once, at the end of rank 2
+    assert table.accuracy.shape == (22, 2)
+
+
+def test_ranks_without_padding_lose_nothing(tmp_path):
+    world = World(count=24)
+    folder = write_exp6(tmp_path, world, Layout(ranks=4, merged=True))
+    audit, table = imported(folder, "--out", tmp_path / "out")
+    assert audit["padding"] == 0
+    check_values(table, world)
+
+
+def test_padding_that_cannot_be_told_has_a_line(tmp_path):
+    folder = write_exp6(tmp_path, World(count=24), Layout(ranks=4, merged=True, metadata=False))
+    audit, _ = imported(folder, "--out", tmp_path / "out")
+    assert any("if a distributed sampler padded them" in note for note in audit["notes"])
+
+
 # Other contents
 
 

@@ -18,6 +18,11 @@ LINES = [
     line.split(" #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()
 ]
 COMMANDS = [line for line in LINES if line.startswith("paceline ")]
+PROFILE_PAGE = [
+    line.split(" #")[0].strip()
+    for line in (ROOT / "docs" / "profile.md").read_text().splitlines()
+    if line.startswith("    paceline ")
+]
 
 
 def test_the_readme_shows_every_command():
@@ -25,7 +30,7 @@ def test_the_readme_shows_every_command():
     assert {line.split()[1] for line in COMMANDS} | {"demo"} == set(group.commands)  # pyright: ignore
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", [*COMMANDS, *PROFILE_PAGE])
 def test_commands_parse(line):
     _, name, *words = shlex.split(line)
     group = typer.main.get_command(app)

@@ -1,11 +1,16 @@
 """`paceline import`: bring outcomes that were measured elsewhere."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paceline.cli.output import AsJson, check_writable, emit
+from paceline.errors import OutcomesError
+
+if TYPE_CHECKING:
+    from paceline.cli.progress import Bar
+    from paceline.profiling.image_features import ModelFeatures
 
 
 def run(
@@ -42,7 +47,15 @@ def run(
     latency_unknown: Annotated[
         bool, typer.Option("--latency-unknown", help="Times or costs are known only after the choice.")
     ] = False,
-    features: Annotated[str, typer.Option(help="Table: feature columns, as f0..f45,age.")] = "",
+    features: Annotated[
+        str, typer.Option(help="Table: feature columns, as f0..f45,age. With --images: a model, as tiny.")
+    ] = "",
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the samples' images, from which the model named by --features makes features."
+        ),
+    ] = None,
     features_table: Annotated[
         Path | None, typer.Option(help="Table: a second file with features and texts, one row per sample.")
     ] = None,
@@ -56,13 +69,21 @@ def run(
     propensity: Annotated[
         str | None, typer.Option(help="Table of logged decisions: probability of the choice made.")
     ] = None,
+    balance: Annotated[
+        str, typer.Option(help="dataset, kind or dataset,kind: training draws these groups equally often.")
+    ] = "",
+    augment: Annotated[
+        str, typer.Option(help="How training changes features: noise=0.05,dropout=0.05,mix=0.2.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of splits and text features.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Import results into an outcomes directory, audited: what was read, joined, repaired and left out."""
+    from paceline.cli.progress import Bar
     from paceline.outcomes.importers.importing import import_outcomes
     from paceline.outcomes.importers.lmms_eval import parse_configuration
     from paceline.outcomes.importers.options import ImportOptions, TableOptions
+    from paceline.outcomes.preparation import parse_preparation
     from paceline.report.imports import audit_tables
 
     options = ImportOptions(
@@ -74,13 +95,14 @@ def run(
         latency_unknown=latency_unknown,
         strict=strict,
         seed=seed,
+        preparation=parse_preparation(balance, augment),
         table=TableOptions(
             sample=sample,
             knobs=_names(knobs),
             quality=quality,
             latency=latency,
             cost=cost,
-            features=_names(features),
+            features=() if images is not None else _names(features),
             features_table=None if features_table is None else str(features_table),
             split=split,
             kind=kind,
@@ -91,7 +113,13 @@ def run(
         ),
     )
     check_writable(out)
-    table = import_outcomes(paths, out, options)
+    if images is not None and not features:
+        raise OutcomesError(
+            "--images: got no --features, expected the model that makes them, as --features tiny"
+        )
+    with Bar() as bar:
+        maker = None if images is None else _maker(features, images, bar)
+        table = import_outcomes(paths, out, options, bar, maker)
     n, m = table.accuracy.shape
     audit = table.manifest.audit
     value = {
@@ -103,6 +131,15 @@ def run(
         "audit": audit,
     }
     emit(value, [*audit_tables(audit), f"{n} samples x {m} configurations in {out}"], as_json=as_json)
+
+
+def _maker(model: str, images: Path, bar: "Bar") -> "ModelFeatures":
+    from paceline.cli.threads import one_thread
+    from paceline.models.registry import load_model
+    from paceline.profiling.image_features import ModelFeatures
+
+    one_thread()
+    return ModelFeatures(load_model(model), images, bar)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -14,7 +14,10 @@ OutcomesArgument = Annotated[
 
 
 def run(
-    outcomes: OutcomesArgument,
+    outcomes: Annotated[
+        list[Path],
+        typer.Argument(metavar="OUTCOMES", help="Outcomes directories of one model, profiled or imported."),
+    ],
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
     algorithm: Annotated[str, typer.Option(help="grpo, supervised or outcome.")] = "grpo",
     head: Annotated[str, typer.Option(help="joint, or independent (one distribution per knob).")] = "joint",
@@ -33,10 +36,11 @@ def run(
     tensorboard: Annotated[Path | None, typer.Option(help="Directory for TensorBoard curves.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a controller on OUTCOMES."""
+    """Train a controller on OUTCOMES; the samples of several directories are taken together."""
     from paceline.cli.progress import Bar
     from paceline.cli.threads import one_thread
     from paceline.learning.options import TrainOptions
+    from paceline.outcomes.combining import combine_tables
     from paceline.outcomes.store import read_table
     from paceline.workflows.training import profiled_overview_ms, train_controller
 
@@ -47,10 +51,10 @@ def run(
     one_thread()
     with Bar() as bar:
         trained = train_controller(
-            read_table(outcomes),
+            combine_tables([read_table(path) for path in outcomes], [str(path) for path in outcomes]),
             options,
             violation_rate=violation_rate,
-            overview_ms=profiled_overview_ms(outcomes),
+            overview_ms=profiled_overview_ms(outcomes[0]),
             checkpoint_dir=checkpoints,
             tensorboard_dir=tensorboard,
             progress=bar,

@@ -7,8 +7,8 @@ import numpy as np
 
 from paceline.evaluation import metrics
 from paceline.evaluation.baselines import Hull
-from paceline.evaluation.bootstrap import SceneBootstrap, interval, ratio
 from paceline.evaluation.problem import Problem
+from paceline.outcomes.bootstrap import SceneBootstrap, interval, ratio
 
 Shares = Mapping[str, Sequence[np.ndarray]]
 """Contender -> shares (n, m) per budget."""

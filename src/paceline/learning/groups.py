@@ -1,7 +1,7 @@
 """Groups to learn from: samples under contexts, with the reward of every tested configuration."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from paceline.knobs import KnobSpace
 from paceline.learning.contexts import ContextRanges, sample_contexts
 from paceline.learning.dataset import DecisionProblem
 from paceline.learning.options import TrainOptions
+from paceline.learning.preparation import TrainPreparation
 from paceline.policies.network import standardise
 from paceline.policies.spec import PolicySpec
 from paceline.rewards import configuration_complexity, masked_accuracy_reward, reward_v1, reward_v2
@@ -41,8 +42,10 @@ class GroupSource:
         space: KnobSpace,
         options: TrainOptions,
         scaling: tuple[np.ndarray, np.ndarray],
+        preparation: TrainPreparation | None = None,
     ) -> None:
-        self.spec, self.options = spec, options
+        """`preparation`: how `order` draws samples and `random_groups` changes features; None: not at all."""
+        self.spec, self.options, self.preparation = spec, options, preparation
         self.features = torch.from_numpy(standardise(problem.features, *scaling))
         self.accuracy = torch.from_numpy(problem.accuracy)
         self.tested = torch.from_numpy(problem.tested)
@@ -74,10 +77,21 @@ class GroupSource:
     def random_groups(
         self, rows: Int[Tensor, "*group"], ranges: ContextRanges, generator: torch.Generator
     ) -> Groups:
-        """The groups of `rows` under contexts drawn from `ranges`."""
-        return self.groups(
+        """The groups of `rows` under contexts drawn from `ranges`, with augmented features where that was prepared."""
+        groups = self.groups(
             rows, *sample_contexts(tuple(rows.shape), ranges, self.options.average_share, generator)
         )
+        if self.preparation is None or not self.preparation.recipe.augments:
+            return groups
+        varying = (self.features != 0).any(dim=0)
+        features = self.preparation.augmented(self.features, rows, varying, generator)
+        return replace(groups, features=features)
+
+    def order(self, members: int, generator: torch.Generator) -> Int[Tensor, "member sample"]:
+        """The samples of one epoch for each member."""
+        if self.preparation is not None:
+            return self.preparation.order((members, len(self)), generator)
+        return torch.stack([torch.randperm(len(self), generator=generator) for _ in range(members)])
 
     def codes(self, budget_ms: Float[Tensor, "*group"]) -> Float[Tensor, "*group code"]:
         """Budgets as the network sees them."""

@@ -1,5 +1,6 @@
 """Learn a policy from an outcome table: the entry point of this package."""
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from paceline.learning.contexts import ContextRanges, context_ranges
 from paceline.learning.dataset import DecisionProblem, feature_scaling, training_problems
 from paceline.learning.groups import GroupSource
 from paceline.learning.options import TrainOptions
+from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.trainer import Trainer, fingerprint_of
+from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.numpy_policy import NumpyPolicy
@@ -63,11 +66,14 @@ def train_controller_policy(
     generator = torch.Generator().manual_seed(options.seed)
     network = PolicyNetwork(spec, table.space, dropout=options.dropout, generator=generator)
     scaling = feature_scaling(train.features)
-    train_source, validation_source = (
-        GroupSource(problem, spec, table.space, options, scaling) for problem in (train, validation)
-    )
+    preparation = train_preparation(table.split_rows("train"))
+    train_source = GroupSource(train, spec, table.space, options, scaling, preparation)
+    validation_source = GroupSource(validation, spec, table.space, options, scaling)
     trainer = Trainer(network, train_source, validation_source, ranges, options, generator)
-    fingerprint = fingerprint_of(options, {"train": train.digest(), "validation": validation.digest()})
+    digests = {"train": train.digest(), "validation": validation.digest()}
+    if KEY in table.manifest.options:
+        digests[KEY] = json.dumps(preparation.recipe.to_json(), sort_keys=True)
+    fingerprint = fingerprint_of(options, digests)
     writer = ScalarWriter(tensorboard_dir)
     try:
         trainer.run(checkpoint_dir, fingerprint, progress, writer)
@@ -81,6 +87,7 @@ def train_controller_policy(
             "algorithm": options.algorithm,
             "options": options.to_json(),
             "samples": {"train": len(train.features), "validation": len(validation.features)},
+            "preparation": preparation.recipe.to_json(),
             "ranges": _ranges_json(ranges),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "warnings": warnings,

@@ -147,8 +147,7 @@ class Trainer:
         )
 
     def _run_epoch(self, stage: Stage) -> None:
-        members, count = self.options.members, len(self.train_source)
-        order = torch.stack([torch.randperm(count, generator=self.generator) for _ in range(members)])
+        order = self.train_source.order(self.options.members, self.generator)
         totals: Metrics = {}
         reference = self._reference_network() if stage.name == "grpo" else None
         for step, rows in enumerate(order.split(self.options.batch_size, dim=1)):

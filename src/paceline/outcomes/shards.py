@@ -6,7 +6,7 @@ and NNNNN.outcomes.parquet. The latter is renamed into place last: a shard is fi
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,41 +55,54 @@ class ShardStore:
         write_features(self._features(index), features)
         write_atomically(self._outcomes(index), lambda temporary: pq.write_table(rows, temporary))
 
-    def finished(self, count: int) -> list[int]:
-        """Which of the shards 0 ... count - 1 are finished.
+    def finished(self, indices: Sequence[int]) -> list[int]:
+        """Which of these shards are finished.
 
         Raises:
             OutcomesError: a finished shard that cannot be read.
         """
-        indices = [index for index in range(count) if self._outcomes(index).is_file()]
-        for index in indices:
+        there = [index for index in indices if self._outcomes(index).is_file()]
+        for index in there:
             try:
                 pq.read_metadata(self._outcomes(index))
             except (pa.ArrowException, OSError) as error:
                 raise damaged(self._outcomes(index), error) from error
             read_features(self._features(index))
-        return indices
+        return there
 
-    def compact(self, count: int) -> None:
-        """Join all shards, in order, into outcomes.parquet and features.safetensors. The shards stay."""
-        missing = sorted(set(range(count)) - set(self.finished(count)))
+    def rows(self, indices: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """Some columns of the rows of finished shards, in their order.
+
+        Raises:
+            OutcomesError: a shard that cannot be read.
+        """
+        return pa.concat_tables(self._tables(indices, columns))
+
+    def compact(self, count: int, with_features: Sequence[int] | None = None) -> None:
+        """Join the shards 0 ... count - 1, in order, into outcomes.parquet and features.safetensors. The shards stay.
+
+        `with_features`: the shards whose samples' features, one after the other, are those of samples.parquet; all by
+        default. Others repeat samples under further configurations.
+        """
+        missing = sorted(set(range(count)) - set(self.finished(range(count))))
         if missing:
             raise OutcomesError(
                 f"{self.path}: shards {missing[:8]} are not finished; run the sweep to its end"
             )
-        features = np.concatenate([read_features(self._features(index)) for index in range(count)])
+        indices = range(count) if with_features is None else with_features
+        features = np.concatenate([read_features(self._features(index)) for index in indices])
         write_features(self.directory / FEATURES, features)
-        write_row_groups(self.directory / OUTCOMES, self._tables(count))
+        write_row_groups(self.directory / OUTCOMES, self._tables(range(count)))
 
     def remove(self) -> None:
         """Delete the shards, if there are any, once the directory is finished."""
         if self.path.is_dir():
             shutil.rmtree(self.path)
 
-    def _tables(self, count: int) -> Iterator[pa.Table]:
-        for index in range(count):
+    def _tables(self, indices: Sequence[int], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        for index in indices:
             try:
-                yield pq.read_table(self._outcomes(index))
+                yield pq.read_table(self._outcomes(index), columns=columns and list(columns))
             except (pa.ArrowException, OSError) as error:
                 raise damaged(self._outcomes(index), error) from error
 

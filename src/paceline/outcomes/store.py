@@ -25,6 +25,7 @@ from paceline.outcomes.columns import (
 from paceline.outcomes.files import write_atomically, write_text
 from paceline.outcomes.groups import group_means, group_medians
 from paceline.outcomes.manifest import Manifest, parse_manifest
+from paceline.outcomes.progress import Progress, Silence
 from paceline.outcomes.rows import OutcomeRows, damaged, listed, read_rows, refuse_duplicates
 from paceline.outcomes.table import CELL_FIELDS, COUNT_CELLS, SAMPLE_FIELDS, SPLITS, OutcomeTable
 
@@ -150,14 +151,16 @@ def write_features(path: Path, features: np.ndarray) -> None:
     write_atomically(path, lambda temporary: save_file(arrays, temporary))
 
 
-def write_table(path: Path | str, table: OutcomeTable) -> None:
+def write_table(path: Path | str, table: OutcomeTable, progress: Progress | None = None) -> None:
     """Write an outcomes directory that `read_table` reads back; an older one there is replaced."""
     path = Path(path)
+    progress = progress or Silence()
+    progress.start(table.samples, "writing samples")
     path.mkdir(parents=True, exist_ok=True)
     (path / MANIFEST).unlink(missing_ok=True)
     write_samples(path / SAMPLES, {name: getattr(table, name) for name in SAMPLE_FIELDS})
     write_features(path / FEATURES, table.features)
-    write_row_groups(path / OUTCOMES, _row_groups(table))
+    write_row_groups(path / OUTCOMES, _row_groups(table, progress))
     write_manifest(path, table.manifest)
 
 
@@ -174,19 +177,21 @@ def write_row_groups(path: Path, groups: Iterator[pa.Table]) -> None:
     write_atomically(path, write)
 
 
-def _row_groups(table: OutcomeTable) -> Iterator[pa.Table]:
+def _row_groups(table: OutcomeTable, progress: Progress) -> Iterator[pa.Table]:
     required_columns(table.space)
+    ids = pa.array(table.sample_id.tolist(), pa.string())
     step = max(1, ROW_GROUP_CELLS // max(1, len(table.actions)))
     for start in range(0, max(1, table.samples), step):
-        sample, column = np.nonzero(table.tested[start : start + step])
+        sample, column = np.nonzero(~np.isnan(table.accuracy[start : start + step]))
         sample = sample + start
         values = {name: getattr(table, name)[sample, column] for name in CELL_FIELDS}
         values |= {"action": table.actions[column], "repeat": np.zeros(len(sample), np.int32)}
         yield pa.table(
-            {"sample_id": pa.array(table.sample_id.tolist(), pa.string()).take(pa.array(sample))}
+            {"sample_id": ids.take(pa.array(sample))}
             | knob_columns(table.space, values["action"])
             | {name: value_column(name, values[name]) for name in VALUE_TYPES}
         )
+        progress.advance(min(step, table.samples - start))
 
 
 def _cells(rows: OutcomeRows, cell: np.ndarray, shape: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -1,14 +1,21 @@
-"""What a user of `paceline profile` turns, and how a sweep reports its progress."""
+"""What a user of `paceline profile` turns."""
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 from paceline.errors import ProfileError
 
+FIXED_PLANS = ("full", "balanced", "lhs")
+"""Plans whose configurations are known before anything is measured."""
+ADAPTIVE_PLANS = ("stratified", "boundary", "successive")
+"""Plans that measure some configurations on scouting samples before they choose others."""
+PLANS = (*FIXED_PLANS, *ADAPTIVE_PLANS)
 RANKING_SAMPLES = 32
-PLANS = ("full", "balanced", "lhs")
 DEFAULT_TIMED_SAMPLES = 96
+DEFAULT_SCOUT_SAMPLES = 240
+DEFAULT_BOUND = 0.05
+LEAST_SCOUTS = 8
+"""Fewest scouting samples, and fewest of them that are timed: a median of less says little."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +26,14 @@ class ProfileOptions:
         ProfileError: a value out of range.
     """
 
-    plan: str = "lhs"  # "full", "balanced" (an even grid) or "lhs" (Latin hypercube)
-    configurations: int | None = None  # to test; None: 48, or all under plan "full"
+    plan: str = "lhs"  # "full", "balanced" (an even grid), "lhs" (Latin hypercube) or an adaptive one
+    configurations: int | None = (
+        None  # to test, at most under "successive"; None: 48, or all under plan "full"
+    )
+    bound: float | None = None  # plan "successive" stops when no step of the frontier is higher; None: 0.05
+    scout_samples: int | None = (
+        None  # training and validation samples on which an adaptive plan chooses; None: up to 240
+    )
     samples: int = 400  # questions in all three splits together
     splits: tuple[float, float, float] = (0.60, 0.15, 0.25)  # shares of train, validation and test
     timed_samples: int | None = (
@@ -44,7 +57,7 @@ class ProfileOptions:
         least = {"samples": 1, "repeats": 1, "warmup": 0}
         least |= {"shard_samples": 1, "batch": 1, "seed": 0}
         optional = {"configurations": 1, "max_new_tokens": 1, "timed_samples": 0, "batch_threads": 1}
-        optional |= {"importance_samples": 0}
+        optional |= {"importance_samples": 0, "scout_samples": LEAST_SCOUTS}
         least |= {name: minimum for name, minimum in optional.items() if getattr(self, name) is not None}
         for name, minimum in least.items():
             value = getattr(self, name)
@@ -55,43 +68,43 @@ class ProfileOptions:
                 f"timed_samples: got {self.timed_samples}, expected at most the {self.samples} samples; "
                 "profile more samples or time fewer"
             )
+        self._check_splits()
+        self._check_plan()
+
+    def _check_splits(self) -> None:
         shares = self.splits
         if len(shares) != 3 or not all(math.isfinite(share) and share >= 0 for share in shares):
             raise ProfileError(f"splits: got {shares}, expected shares of train, validation and test")
         if abs(sum(shares) - 1) > 1e-6:
             raise ProfileError(f"splits: shares {shares} add up to {sum(shares):g}, expected 1")
 
+    def _check_plan(self) -> None:
+        if self.bound is not None:
+            if self.plan != "successive":
+                raise ProfileError(f"bound: plan {self.plan} has none, leave it out or use plan successive")
+            number = isinstance(self.bound, int | float) and not isinstance(self.bound, bool)
+            if not (number and 0 < self.bound < 1):
+                raise ProfileError(
+                    f"bound: got {self.bound!r}, expected a difference in accuracy, above 0 and below 1"
+                )
+        if not self.adaptive:
+            if self.scout_samples is not None:
+                raise ProfileError(
+                    f"scout_samples: plan {self.plan} needs none, leave it out or use one of {list(ADAPTIVE_PLANS)}"
+                )
+        elif self.timed < LEAST_SCOUTS:
+            raise ProfileError(
+                f"timed_samples: got {self.timed}, expected {LEAST_SCOUTS} or more: plan {self.plan} chooses by "
+                "measured latency; time more samples or use plan lhs"
+            )
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the plan measures before it chooses."""
+        return self.plan in ADAPTIVE_PLANS
+
     @property
     def timed(self) -> int:
         """How many samples are timed."""
         default = min(DEFAULT_TIMED_SAMPLES, self.samples)
         return default if self.timed_samples is None else self.timed_samples
-
-
-class Progress(Protocol):
-    """Where a sweep shows how far it is. The library prints nothing itself."""
-
-    def start(self, total: int, description: str) -> None:
-        """A stage of `total` answers begins; the one before it, if any, is over."""
-        ...
-
-    def advance(self, steps: int = 1, /) -> None:
-        """`n` more answers are there."""
-        ...
-
-    def message(self, text: str) -> None:
-        """One line worth showing, such as the rate and the time left."""
-        ...
-
-
-class Silence:
-    """Progress that nobody watches."""
-
-    def start(self, total: int, description: str) -> None:
-        """Show nothing."""
-
-    def advance(self, steps: int = 1, /) -> None:
-        """Show nothing."""
-
-    def message(self, text: str) -> None:
-        """Show nothing."""

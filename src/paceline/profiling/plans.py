@@ -1,4 +1,4 @@
-"""Which configurations a sweep tests: all, an even grid, or a Latin hypercube."""
+"""The plans that need no measurement: all configurations, an even grid, or a Latin hypercube."""
 
 import itertools
 import math
@@ -7,11 +7,11 @@ import numpy as np
 
 from paceline.errors import ProfileError
 from paceline.knobs import KnobSpace
-from paceline.profiling.options import PLANS
+from paceline.profiling.options import FIXED_PLANS
 
 DEFAULT_CONFIGURATIONS = 48
 LARGEST_POOL = 20_000
-"""Most configurations among which the farthest is looked for, when a plan leaves places to fill."""
+"""Most configurations among which the next is looked for."""
 
 
 def plan_actions(space: KnobSpace, plan: str, configurations: int | None, seed: int = 0) -> np.ndarray:
@@ -25,15 +25,15 @@ def plan_actions(space: KnobSpace, plan: str, configurations: int | None, seed: 
         configurations: how many; None means 48, or all under plan "full" and in smaller spaces.
 
     Raises:
-        ProfileError: an unknown plan, or a number of configurations that it cannot test.
+        ProfileError: a plan that is none of these, or a number of configurations that it cannot test.
 
     >>> from paceline.knobs import Knob
     >>> space = KnobSpace((Knob(name="crops", options=(2, 4, 8)), Knob(name="top_k", options=(1, 2, 3, 4, 5))))
     >>> plan_actions(space, "balanced", 6).tolist()
     [0, 2, 4, 10, 12, 14]
     """
-    if plan not in PLANS:
-        raise ProfileError(f"plan: got {plan!r}, expected one of {list(PLANS)}")
+    if plan not in FIXED_PLANS:
+        raise ProfileError(f"plan: got {plan!r}, expected one of {list(FIXED_PLANS)}")
     if plan == "full":
         if configurations is not None and configurations != space.size:
             raise ProfileError(
@@ -41,25 +41,41 @@ def plan_actions(space: KnobSpace, plan: str, configurations: int | None, seed: 
                 "or use plan lhs or balanced"
             )
         return np.arange(space.size, dtype=np.int64)
-    count = min(DEFAULT_CONFIGURATIONS, space.size) if configurations is None else configurations
-    if not min(2, space.size) <= count <= space.size:
-        raise ProfileError(
-            f"configurations: got {count}, expected {min(2, space.size)} to {space.size}, the size of the knob space"
-        )
+    count = checked_count(space, configurations)
     rng = np.random.default_rng(seed)
-    chosen = _anchors(space, count)
+    chosen = anchors(space, count)
     if plan == "balanced":
         chosen = _farthest(space, chosen, _grid(space, count), count)
     else:
         chosen = _hypercube(space, chosen, count, rng)
     if len(chosen) < count:
-        pool = rng.choice(space.size, min(space.size, LARGEST_POOL), replace=False)
-        chosen = _farthest(space, chosen, np.sort(pool), count)
+        chosen = _farthest(space, chosen, actions_pool(space, seed), count)
     return np.sort(np.array(chosen, dtype=np.int64))
 
 
-def _anchors(space: KnobSpace, count: int) -> list[int]:
-    """Cheapest, full and, when there is room, one knob at a time moved to its other end."""
+def checked_count(space: KnobSpace, configurations: int | None) -> int:
+    """How many configurations to test: what was asked for, or the default.
+
+    Raises:
+        ProfileError: fewer than the two ends, or more than the space has.
+    """
+    count = min(DEFAULT_CONFIGURATIONS, space.size) if configurations is None else configurations
+    if not min(2, space.size) <= count <= space.size:
+        raise ProfileError(
+            f"configurations: got {count}, expected {min(2, space.size)} to {space.size}, the size of the knob space"
+        )
+    return count
+
+
+def actions_pool(space: KnobSpace, seed: int) -> np.ndarray:
+    """All actions, or so many of a large space as can be looked through: int64 (k,), ascending."""
+    if space.size <= LARGEST_POOL:
+        return np.arange(space.size, dtype=np.int64)
+    return np.sort(np.random.default_rng(seed).choice(space.size, LARGEST_POOL, replace=False))
+
+
+def anchors(space: KnobSpace, count: int) -> list[int]:
+    """Cheapest, full and, when `count` has room, one knob at a time moved to its other end."""
     last = np.array(space.shape) - 1
     ends = [np.zeros_like(last), last]
     for knob in range(len(last)):
@@ -67,8 +83,8 @@ def _anchors(space: KnobSpace, count: int) -> list[int]:
             np.where(np.arange(len(last)) == knob, last, 0),
             np.where(np.arange(len(last)) == knob, 0, last),
         ]
-    anchors = list(dict.fromkeys(int(np.ravel_multi_index(tuple(end), space.shape)) for end in ends))
-    return anchors if len(anchors) <= count else list(dict.fromkeys(anchors[:2]))
+    found = list(dict.fromkeys(int(np.ravel_multi_index(tuple(end), space.shape)) for end in ends))
+    return found if len(found) <= count else list(dict.fromkeys(found[:2]))
 
 
 def _grid(space: KnobSpace, count: int) -> np.ndarray:

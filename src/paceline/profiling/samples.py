@@ -6,7 +6,7 @@ import numpy as np
 
 from paceline.errors import ProfileError
 from paceline.outcomes.table import SAMPLE_FIELDS, SPLITS
-from paceline.profiling.options import ProfileOptions
+from paceline.profiling.options import DEFAULT_SCOUT_SAMPLES, LEAST_SCOUTS, ProfileOptions
 from paceline.tasks.protocol import Sample, Task
 
 
@@ -65,6 +65,39 @@ def timed_positions(samples: Sequence[Sample], count: int) -> set[int]:
     shares = [len(positions) for positions in by_split.values()]
     for positions, places in zip(by_split.values(), shared_out(count, shares), strict=True):
         chosen |= {positions[place * len(positions) // places] for place in range(places)}
+    return chosen
+
+
+def scouts_first(samples: Sequence[Sample], options: ProfileOptions) -> tuple[list[Sample], int]:
+    """All samples with the scouting ones in front, and how many these are.
+
+    An adaptive plan chooses configurations by them: they are never of the test split, on which the choice is judged.
+
+    Raises:
+        ProfileError: too few training and validation samples.
+    """
+    fit = [sample for sample in samples if sample.split != SPLITS[2]]
+    asked = options.scout_samples
+    count = min(DEFAULT_SCOUT_SAMPLES, len(fit)) if asked is None else asked
+    if not LEAST_SCOUTS <= count <= len(fit):
+        raise ProfileError(
+            f"scout_samples: got {count}, expected {LEAST_SCOUTS} or more of the {len(fit)} training and validation "
+            f"samples; profile more samples or use plan lhs"
+        )
+    scouts = fit[:count]
+    chosen = {sample.sample_id for sample in scouts}
+    return scouts + [sample for sample in samples if sample.sample_id not in chosen], count
+
+
+def timed_with_scouts(samples: Sequence[Sample], scouts: int, count: int) -> set[int]:
+    """Positions of the samples to time when the first `scouts` of them choose: these get their share, or more if
+    that were too few to compare configurations by."""
+    rest = len(samples) - scouts
+    share = max(round(count * scouts / len(samples)), LEAST_SCOUTS, count - rest)
+    first = min(share, scouts, count)
+    chosen = timed_positions(samples[:scouts], first)
+    if rest:
+        chosen |= {scouts + place for place in timed_positions(samples[scouts:], count - first)}
     return chosen
 
 

@@ -10,7 +10,8 @@ from paceline.errors import ProfileError
 from paceline.knobs import Configuration
 from paceline.models.protocol import ElasticModel, Overview, Workload
 from paceline.outcomes.columns import PHASE_COLUMNS, VALUE_TYPES, knob_columns, value_column
-from paceline.profiling.options import ProfileOptions, Progress
+from paceline.outcomes.progress import Progress
+from paceline.profiling.options import ProfileOptions
 from paceline.profiling.threads import torch_threads
 from paceline.profiling.timing import Measurement, interleaved, measure
 from paceline.tasks.protocol import Sample, Task

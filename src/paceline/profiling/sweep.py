@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +11,13 @@ from paceline.errors import ProfileError
 from paceline.models.protocol import ElasticModel
 from paceline.outcomes.files import exclusive
 from paceline.outcomes.manifest import Manifest
+from paceline.outcomes.progress import Progress, Silence
 from paceline.outcomes.shards import ShardStore
 from paceline.outcomes.store import (
     MANIFEST,
     OUTCOMES,
     SAMPLES,
     read_manifest,
-    read_samples,
     read_table,
     write_manifest,
     write_samples,
@@ -27,9 +25,11 @@ from paceline.outcomes.store import (
 from paceline.outcomes.table import SPLITS, OutcomeTable
 from paceline.profiling import machine
 from paceline.profiling.audit import audit_facts
-from paceline.profiling.options import RANKING_SAMPLES, ProfileOptions, Progress, Silence
-from paceline.profiling.plans import plan_actions
-from paceline.profiling.samples import draw_samples, sample_columns, timed_positions
+from paceline.profiling.options import RANKING_SAMPLES, ProfileOptions
+from paceline.profiling.passes import Passes
+from paceline.profiling.resume import refuse_other, refuse_other_samples
+from paceline.profiling.rounds import first_actions
+from paceline.profiling.samples import draw_samples, sample_columns, scouts_first
 from paceline.profiling.shard import ShardRunner, stack_features
 from paceline.profiling.timing import Clock, clock_facts
 from paceline.tasks.protocol import Sample, Task
@@ -47,8 +47,9 @@ def profile(
     """Measure a model on a task over its knobs.
 
     Blocks are ranked first. Then, shard by shard, every sample is answered under every configuration of the plan in
-    batches, for accuracy, and the timed samples once more at batch 1 in random order, for latency. The same call on
-    the same directory goes on after the last finished shard; on a finished one it measures nothing.
+    batches, for accuracy, and the timed samples once more at batch 1 in random order, for latency. An adaptive plan
+    does so in rounds, first on scouting samples alone. The same call on the same directory goes on after the last
+    finished shard, with the same choices; on a finished one it measures nothing.
 
     Args:
         out: the outcomes directory to make or to go on with.
@@ -68,13 +69,15 @@ def profile(
     options = options or ProfileOptions()
     progress = progress or Silence()
     out = Path(out)
-    actions = plan_actions(model.knobs, options.plan, options.configurations, options.seed)
-    samples = draw_samples(task, options)
+    actions = first_actions(model.knobs, options)
+    samples, scouts = draw_samples(task, options), 0
+    if options.adaptive:
+        samples, scouts = scouts_first(samples, options)
     if out.exists() and not out.is_dir():
         raise ProfileError(f"{out}: this is a file, expected a directory for the outcomes")
     out.mkdir(parents=True, exist_ok=True)
     with exclusive(out):
-        return _profile(model, task, out, options, progress, clock, actions, samples)
+        return _profile(model, task, out, options, progress, clock, actions, samples, scouts)
 
 
 def _profile(
@@ -86,11 +89,12 @@ def _profile(
     clock: Clock,
     actions: np.ndarray,
     samples: list[Sample],
+    scouts: int,
 ) -> OutcomeTable:
     store = ShardStore(out)
     fresh = _describe(model, task, options)
     if (out / MANIFEST).is_file():
-        _refuse_other(out, read_manifest(out), fresh)
+        refuse_other(out, read_manifest(out), fresh)
         progress.message(f"{out}: this sweep is finished already, nothing is measured again")
         table = read_table(out)
         store.remove()
@@ -99,8 +103,8 @@ def _profile(
     if manifest is None:
         manifest = _begin(store, model, task, options, progress, clock, fresh, samples)
     else:
-        _refuse_other(out, manifest, fresh)
-        _refuse_other_samples(out, samples)
+        refuse_other(out, manifest, fresh)
+        refuse_other_samples(out, samples)
     if manifest.block_ranking:
         model = model.with_block_ranking(manifest.block_ranking)
     runner = ShardRunner(
@@ -111,9 +115,11 @@ def _profile(
         max_new_tokens=options.max_new_tokens or task.max_new_tokens,
         progress=progress,
     )
-    count = _run_shards(runner, store, samples, clock)
-    store.compact(count)
-    write_manifest(out, dataclasses.replace(manifest, audit=manifest.audit | audit_facts(out / OUTCOMES)))
+    passes = Passes(runner=runner, store=store, clock=clock)
+    facts = passes.run_rounds(samples, scouts) if scouts else passes.run_fixed(samples, actions)
+    store.compact(passes.shards, passes.with_features)
+    audit = manifest.audit | audit_facts(out / OUTCOMES) | facts
+    write_manifest(out, dataclasses.replace(manifest, audit=audit))
     table = read_table(out)
     store.remove()
     return table
@@ -173,79 +179,3 @@ def _rank_blocks(model: ElasticModel, task: Task, count: int, seed: int, progres
         )
     progress.advance(len(samples))
     return ranking
-
-
-def _run_shards(runner: ShardRunner, store: ShardStore, samples: list[Sample], clock: Clock) -> int:
-    """Run the shards that are not finished; the number of all shards."""
-    options, progress = runner.options, runner.progress
-    size = options.shard_samples
-    count = -(-len(samples) // size)
-    finished = set(store.finished(count))
-    left = [index for index in range(count) if index not in finished]
-    timed = timed_positions(samples, options.timed)
-    timed_in = {
-        i: [p - i * size for p in range(i * size, (i + 1) * size) if p in timed] for i in range(count)
-    }
-    answers_in = {
-        i: len(runner.actions)
-        * (len(samples[i * size : (i + 1) * size]) + options.repeats * len(timed_in[i]))
-        for i in range(count)
-    }
-    if finished:
-        progress.message(f"{len(finished)} of {count} shards were finished before; going on")
-    total = sum(answers_in[i] for i in left)
-    progress.start(total, f"profiling {len(samples)} samples x {len(runner.actions)} configurations")
-    warm, done, start = False, 0, clock()
-    for index in left:
-        shard = samples[index * size : (index + 1) * size]
-        if timed_in[index] and not warm:
-            runner.warm_up(shard[timed_in[index][0]])
-            warm = True
-        store.write(index, *runner.run(shard, timed_in[index], index))
-        done += answers_in[index]
-        progress.message(f"shard {index + 1} of {count}: {_pace(done, total, clock() - start)}")
-    return count
-
-
-def _pace(done: int, total: int, elapsed_s: float) -> str:
-    """Rate and time left."""
-    if elapsed_s <= 0:
-        return f"{done} of {total} answers"
-    rate = done / elapsed_s
-    minutes, seconds = divmod(round((total - done) / rate), 60)
-    return f"{rate:.1f} answers/s, {minutes} min {seconds:02d} s left"
-
-
-def _refuse_other(out: Path, there: Manifest, now: Manifest) -> None:
-    """Refuse to go on with a sweep that measures something else."""
-    differences = [
-        *_differences("", there.options, now.options),
-        *_differences("model ", there.model, now.model),
-        *_differences("", {"task": there.task}, {"task": now.task}),
-        *_differences("", {"knob space": there.space.to_json()}, {"knob space": now.space.to_json()}),
-        *_differences("", *({"processor": m.hardware.get("processor")} for m in (there, now))),
-    ]
-    if differences:
-        raise ProfileError(
-            f"{out}: holds another sweep: {'; '.join(differences)}. Use the same options to go on with it, or "
-            "another directory"
-        )
-
-
-def _differences(prefix: str, there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Each entry that is not equal in both, in words."""
-    return [
-        f"{prefix}{name} was {there.get(name)!r}, is now {now.get(name)!r}"
-        for name in sorted(set(there) | set(now))
-        if there.get(name) != now.get(name)
-    ]
-
-
-def _refuse_other_samples(out: Path, samples: list[Sample]) -> None:
-    there = read_samples(out / SAMPLES)
-    for name, values in sample_columns(samples).items():
-        if there[name].tolist() != values.tolist():
-            raise ProfileError(
-                f"{out}: the task gives other samples than when the sweep began ({name} differs); "
-                "use another directory"
-            )

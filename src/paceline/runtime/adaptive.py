@@ -12,10 +12,11 @@ from typing import SupportsFloat
 import numpy as np
 from PIL import Image
 
-from paceline.errors import BudgetError
+from paceline.errors import BudgetError, ControllerError
 from paceline.knobs import Configuration
 from paceline.latency.drift import DriftTracker
 from paceline.models.protocol import ElasticModel, Overview, Timings, Workload
+from paceline.outcomes.feature_makers import MODEL, feature_maker, maker_label, model_identity
 from paceline.runtime.average import AverageBudget
 from paceline.runtime.calibration import (
     MachineCalibration,
@@ -89,9 +90,11 @@ class AdaptiveModel:
         log at level warning. `clock` returns seconds.
 
         Raises:
-            ControllerError: the model's knob space is not the controller's.
+            ControllerError: the model's knob space is not the controller's, or the controller was trained on imported
+                features that this model does not make.
         """
         controller.check_space(model.knobs, f"the model {model.name}")
+        _refuse_other_features(model, controller)
         ranking = list(controller.block_ranking)
         if ranking and ranking != list(getattr(model, "block_ranking", ())):
             model = model.with_block_ranking(ranking)
@@ -277,3 +280,17 @@ class AdaptiveModel:
             logger.warning(message)
         else:
             self._on_message(message)
+
+
+def _refuse_other_features(model: ElasticModel, controller: Controller) -> None:
+    """Refuse imported features that a live request does not have; sweeps have those of their own model."""
+    described = dict(controller.provenance.get("profile") or {}).get("features")
+    if described is None:
+        return
+    maker = feature_maker({}, {"features": described})
+    own = {"kind": MODEL, "model": model_identity(model.describe())}
+    if maker != own:
+        raise ControllerError(
+            f"controller: it was trained on features made by {maker_label(maker)}, live requests have those of "
+            f"{maker_label(own)}; import the outcomes again with --features {model.name} --images DIR and train"
+        )

@@ -1,6 +1,7 @@
 """From joined rows to an outcome table: knob space, holes, splits, features, manifest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,26 @@ import numpy as np
 import paceline
 from paceline.errors import OutcomesError
 from paceline.knobs import Knob, KnobSpace, Option
-from paceline.outcomes.importers.audit import SHOWN, Audit, some
+from paceline.outcomes.feature_makers import FeatureMaker
+from paceline.outcomes.importers.audit import Audit, some
 from paceline.outcomes.importers.cells import Cells, make_cells
 from paceline.outcomes.importers.core_exp import TIERS
+from paceline.outcomes.importers.counting import LISTED_HOLES, count_outcomes
 from paceline.outcomes.importers.features import given_features, question_features
 from paceline.outcomes.importers.options import ImportOptions
 from paceline.outcomes.importers.records import configuration_label
 from paceline.outcomes.importers.rows import JoinedRows
-from paceline.outcomes.importers.splits import SHARES, shared_images, splits_by_image, splits_from_column
+from paceline.outcomes.importers.splits import (
+    SHARES,
+    shared_images,
+    splits_by_image,
+    splits_from_column,
+    stated_splits,
+)
 from paceline.outcomes.manifest import Manifest
+from paceline.outcomes.preparation import KEY, Preparation, balanced_weights, group_labels
+from paceline.outcomes.progress import Progress
 from paceline.outcomes.table import OutcomeTable
-
-LISTED_HOLES = 100
-"""How many sample names the audit keeps per configuration, none of logged decisions; outcomes.parquet has them all."""
-FEW_COMPLETE = 0.5
 
 
 def assemble(
@@ -29,7 +36,9 @@ def assemble(
     options: ImportOptions,
     audit: Audit,
     *,
+    progress: Progress,
     given: tuple[np.ndarray, list[str]] | None = None,
+    maker: FeatureMaker | None = None,
     split: np.ndarray | None = None,
     manifest: dict[str, Any],
 ) -> OutcomeTable:
@@ -39,48 +48,50 @@ def assemble(
         rows: what was read.
         options: of the import.
         audit: gets its facts and warnings.
-        given: feature columns float64 (n, f) and their names; None: made from the questions.
+        progress: shown the steps.
+        given: feature columns float64 (n, f) and their names; None: made by `maker`, or from the questions.
+        maker: makes features of images and questions; None: nobody.
         split: text (n,) from the user's column; None: split by image.
         manifest: further fields of the manifest.
     """
+    progress.start(2, f"checking {len(rows.sample)} outcomes")
     cells = make_cells(rows, audit, manifest["options"]["latency_kind"])
     _refuse_apart(rows, cells, audit)
+    progress.advance(1)
     order, scored = _scored(rows, cells, audit)
-    floats = {name: array[np.ix_(order, scored)] for name, array in cells.floats.items()}
-    counts = {name: array[np.ix_(order, scored)] for name, array in cells.counts.items()}
     configurations = [rows.configurations[i] for i in scored.tolist()]
-    space = _space(configurations, floats["latency_ms"], audit)
+    space = _space(configurations, cells.floats["latency_ms"][:, scored], audit)
     actions = space.actions(configurations)
     columns = np.argsort(actions)
+    everything = np.ix_(order, scored[columns])
+    cut = {}
+    for group in (cells.floats, cells.counts):
+        cut |= {name: group.pop(name)[everything] for name in list(group)}
     names = {
         field: [getattr(rows, field)[i] for i in order.tolist()]
-        for field in ("sample_id", "dataset", "image", "question", "kind", "source_split")
+        for field in ("sample_id", "dataset", "image", "picture", "question", "kind", "source_split", "split")
     }
     _report_shared(names, audit)
-    if split is None:
-        splits = splits_by_image(names["image"], options.seed)
-        audit.note(
-            "splits: by image, or by sample where no image is known: "
-            f"{'/'.join(f'{100 * share:.0f}' for share in SHARES)} % from seed {options.seed}"
-        )
-    else:
-        splits = splits_from_column(split[order], options.table.split or "", names["image"], audit)
+    progress.advance(1)
+    splits, split_by = _splits(names, None if split is None else split[order], options, audit)
     train = splits == "train"
-    if given is None:
+    image_width = 0
+    if maker is not None:
+        features, image_width, described = maker.make(names["dataset"], names["picture"], names["question"])
+    elif given is None:
         features, described = question_features(names["question"], names["kind"], train, options.seed, audit)
     else:
         features, described = given_features(given[0][order], given[1], train, audit)
-    cut = {name: array[:, columns] for name, array in (floats | counts).items()}
     listed = 0 if options.table.propensity else LISTED_HOLES
-    _count(names["sample_id"], configurations, columns, cut, listed, audit)
+    count_outcomes(names["sample_id"], configurations, columns, cut, listed, audit)
     made_options = {
         **manifest.pop("options"),
         "seed": options.seed,
         "splits": {name: int((splits == name).sum()) for name in ("train", "validation", "test")},
-        "split_by": "image" if split is None else f"column {options.table.split}",
+        "split_by": split_by,
         "features": described,
         "latency_known_when_deciding": not options.latency_unknown,
-    }
+    } | _prepared(options.preparation, names, train, audit)
     # Refused here, once every warning is known and nothing is written yet.
     if options.strict:
         audit.refuse_warnings()
@@ -95,15 +106,54 @@ def assemble(
         kind=_texts(names["kind"]),
         **cut,
         features=features,
-        image_width=0,
+        image_width=image_width,
         manifest=Manifest(
             space=space,
             software={"paceline": paceline.__version__},
             options=made_options,
+            image_width=image_width,
             audit=audit.to_json(),
             **manifest,
         ),
     )
+
+
+def _splits(
+    names: dict[str, list[str]], column: np.ndarray | None, options: ImportOptions, audit: Audit
+) -> tuple[np.ndarray, str]:
+    """The split of every sample, str (n,), and what says so."""
+    if column is not None:
+        text = options.table.split or ""
+        return splits_from_column(column, text, names["image"], audit), f"column {text}"
+    stated = stated_splits(names["split"], names["image"], audit)
+    if stated is not None:
+        return stated, "exported files"
+    audit.note(
+        "splits: by image, or by sample where no image is known: "
+        f"{'/'.join(f'{100 * share:.0f}' for share in SHARES)} % from seed {options.seed}"
+    )
+    return splits_by_image(names["image"], options.seed), "image"
+
+
+def _prepared(
+    recipe: Preparation, names: dict[str, list[str]], train: np.ndarray, audit: Audit
+) -> dict[str, Any]:
+    """The recipe for the manifest's options, with the weights of the groups; nothing where none was asked for."""
+    if recipe.balance:
+        labels = group_labels(recipe.balance, names["dataset"], names["kind"])[train]
+        recipe = replace(recipe, weights=balanced_weights(labels))
+        light, heavy = min(recipe.weights.values()), max(recipe.weights.values())
+        audit.note(
+            f"balance: {len(recipe.weights)} groups by {' and '.join(recipe.balance)}; a train sample counts "
+            f"{light:.2g} to {heavy:.2g} times the average"
+        )
+        if len(recipe.weights) == 1:
+            audit.warn(
+                f"balance: all train samples are of one {' and '.join(recipe.balance)}, nothing changes"
+            )
+    if recipe.augments:
+        audit.note("augment: training changes the features of train samples; the files hold them as they are")
+    return {KEY: recipe.to_json()} if recipe.balance or recipe.augments else {}
 
 
 def _texts(values: Sequence[str]) -> np.ndarray:
@@ -112,12 +162,16 @@ def _texts(values: Sequence[str]) -> np.ndarray:
 
 def _refuse_apart(rows: JoinedRows, cells: Cells, audit: Audit) -> None:
     """Refuse accuracies and latencies that share no sample and configuration: their names do not match."""
-    timed_rows = ~np.isnan(rows.values["latency_ms"])
-    both = ~np.isnan(cells.floats["accuracy"]) & ~np.isnan(cells.floats["latency_ms"])
-    batched_ids = {rows.sample_id[i] for i in rows.sample[rows.batched].tolist()}
-    timed_ids = {rows.sample_id[i] for i in rows.sample[timed_rows & ~rows.batched].tolist()}
-    if not batched_ids or not timed_ids:
+    if not rows.batched.any() or "latency_ms" not in rows.values:
         return
+    timed_rows = ~np.isnan(rows.values["latency_ms"]) & ~rows.batched
+    batched_ids, timed_ids = (
+        {rows.sample_id[i] for i in np.unique(rows.sample[chosen]).tolist()}
+        for chosen in (rows.batched, timed_rows)
+    )
+    if not timed_ids:
+        return
+    both = ~np.isnan(cells.floats["accuracy"]) & ~np.isnan(cells.floats["latency_ms"])
     if not both.any() or not batched_ids & timed_ids:
         raise OutcomesError(
             f"import: the names do not match: no sample has both accuracy and latency; accuracies are of "
@@ -185,49 +239,4 @@ def _report_shared(names: dict[str, list[str]], audit: Audit) -> None:
         audit.warn(
             f"{len(shared)} images are in more than one of the files' splits ({some(shared)}); "
             "all samples of an image went into one split here"
-        )
-
-
-def _count(
-    sample_id: list[str],
-    configurations: list[dict[str, Option]],
-    columns: np.ndarray,
-    cut: dict[str, np.ndarray],
-    listed: int,
-    audit: Audit,
-) -> None:
-    """Counts of samples per configuration, and the holes."""
-    tested, timed = ~np.isnan(cut["accuracy"]), ~np.isnan(cut["latency_ms"])
-    labels = [configuration_label(configurations[i]) for i in columns.tolist()]
-    holes = {}
-    for column, label in enumerate(labels):
-        missing = np.flatnonzero(~tested[:, column])
-        if len(missing):
-            holes[label] = {
-                "missing": len(missing),
-                "samples": [sample_id[i] for i in missing[:listed].tolist()],
-            }
-    complete = int(tested.all(axis=1).sum())
-    audit.facts |= {
-        "samples": len(sample_id),
-        "configurations": len(labels),
-        "rows": int(tested.sum()),
-        "timed_samples": int(timed.any(axis=1).sum()),
-        "timed_rows": int(timed.sum()),
-        "complete_samples": complete,
-        "samples_per_configuration": dict(zip(labels, tested.sum(axis=0).tolist(), strict=True)),
-        "timed_per_configuration": dict(zip(labels, timed.sum(axis=0).tolist(), strict=True)),
-        "holes": holes,
-    }
-    if holes:
-        worst = max(holes, key=lambda label: holes[label]["missing"])
-        audit.warn(
-            f"{int((~tested).sum())} of {tested.size} outcomes are missing in {len(holes)} configurations, most under "
-            f"{worst}: {holes[worst]['missing']} samples, as "
-            f"{', '.join(holes[worst]['samples'][:SHOWN]) or 'in any log'}"
-        )
-    if complete < FEW_COMPLETE * len(sample_id):
-        audit.warn(
-            f"only {complete} of {len(sample_id)} samples have an outcome under all {len(labels)} configurations; "
-            "comparisons use only these"
         )

@@ -8,7 +8,7 @@ from paceline.errors import OutcomesError
 from paceline.outcomes.importers.audit import Audit, some
 from paceline.outcomes.importers.records import VALUES, configuration_label
 from paceline.outcomes.importers.rows import JoinedRows
-from paceline.outcomes.spikes import SPIKE_FACTOR, relative_times
+from paceline.outcomes.spikes import SPIKE_FACTOR, relative_time_matrix
 from paceline.outcomes.table import COUNT_CELLS, FLOAT_CELLS
 
 
@@ -33,38 +33,59 @@ def make_cells(rows: JoinedRows, audit: Audit, latency_kind: str = "latency") ->
     """
     shape = (len(rows.sample_id), len(rows.configurations))
     cell = rows.sample * shape[1] + rows.configuration
-    keep = _without_repeats(rows, cell, audit)
-    dense = {}
-    for batched in (True, False):
-        chosen = keep & (rows.batched == batched)
-        for name in VALUES:
-            array = np.full(shape[0] * shape[1], np.nan)
+    rows_of = _chosen(rows, _without_repeats(rows, cell, audit))
+
+    def dense(name: str, batched: bool) -> np.ndarray:
+        array = np.full(shape[0] * shape[1], np.nan, np.float32)
+        chosen = rows_of[batched]
+        if name in rows.values and chosen is not None:
             array[cell[chosen]] = rows.values[name][chosen]
-            dense[name, batched] = array.reshape(shape)
-    _disagreement(dense["accuracy", True], dense["accuracy", False], audit)
-    merged = {name: _first(dense[name, False], dense[name, True]) for name in VALUES}
-    merged["accuracy"] = _first(dense["accuracy", True], dense["accuracy", False])
+        return array.reshape(shape)
+
+    alone, accuracy = dense("accuracy", False), dense("accuracy", True)
+    _disagreement(accuracy, alone, audit)
+    merged = {"accuracy": _first(accuracy, alone)}
+    del alone, accuracy
+    for name in VALUES[1:]:
+        merged[name] = dense(name, False)
+        if rows_of[True] is not None:
+            merged[name] = _first(merged[name], dense(name, True))
     tested = np.isfinite(merged["accuracy"])
-    present = np.zeros(shape[0] * shape[1], bool)
-    present[cell] = True
-    _refuse_unscored(rows, present.reshape(shape), tested, audit)
+    _refuse_unscored(rows, cell, tested, audit)
+    del cell
     if latency_kind == "runtime":
         _raise_zeros(merged, tested, audit)
     _impossible_times(merged, tested, audit)
     _spikes(rows, merged["latency_ms"], latency_kind, audit)
     counts = _workloads(rows, merged, tested, audit)
     for name in ("latency_ms", "first_token_ms", "output_tokens"):
-        merged[name] = np.where(tested, merged[name], np.nan)
-    return Cells(floats={name: merged[name].astype(np.float32) for name in FLOAT_CELLS}, counts=counts)
+        merged[name][~tested] = np.nan
+    return Cells(floats={name: merged[name] for name in FLOAT_CELLS}, counts=counts)
+
+
+def _chosen(rows: JoinedRows, keep: np.ndarray | None) -> dict[bool, np.ndarray | slice | None]:
+    """The rows to take of batched and of timed runs; None where there are none, a slice for all."""
+    batched = int(rows.batched.sum())
+    if keep is None and batched in (0, len(rows.batched)):
+        return {kind: slice(None) if kind == bool(batched) else None for kind in (False, True)}
+    keep = np.ones(len(rows.batched), bool) if keep is None else keep
+    found = {kind: keep & (rows.batched == kind) for kind in (False, True)}
+    return {kind: chosen if chosen.any() else None for kind, chosen in found.items()}
 
 
 def _first(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), others, values)
 
 
-def _without_repeats(rows: JoinedRows, cell: np.ndarray, audit: Audit) -> np.ndarray:
-    """bool (rows,): the first row of every cell and kind of run; later ones must say the same."""
+def _without_repeats(rows: JoinedRows, cell: np.ndarray, audit: Audit) -> np.ndarray | None:
+    """bool (rows,): the first row of every cell and kind of run; later ones must say the same. None: all rows."""
     key = cell * 2 + rows.batched
+    seen = np.zeros(2 * len(rows.sample_id) * len(rows.configurations), bool)
+    seen[key] = True
+    audit.facts["duplicates"] = 0
+    if np.count_nonzero(seen) == len(key):
+        return None
+    del seen
     order = np.argsort(key, kind="stable")
     again = np.zeros(len(key), bool)
     again[1:] = np.diff(key[order]) == 0
@@ -103,17 +124,15 @@ def _disagreement(batched: np.ndarray, timed: np.ndarray, audit: Audit) -> None:
         )
 
 
-def _refuse_unscored(rows: JoinedRows, present: np.ndarray, tested: np.ndarray, audit: Audit) -> None:
+def _refuse_unscored(rows: JoinedRows, cell: np.ndarray, tested: np.ndarray, audit: Audit) -> None:
     if not tested.any():
         raise OutcomesError(
             "import: no sample has a score, only times; expected accuracies too, name the folder that holds them"
         )
-    unscored = present & ~tested
-    if unscored.any():
-        samples = [rows.sample_id[i] for i in np.flatnonzero(unscored.any(axis=1)).tolist()]
-        audit.warn(
-            f"{int(unscored.sum())} outcomes have no score and were left out (samples {some(samples)})"
-        )
+    unscored = np.unique(cell[~tested.ravel()[cell]])
+    if len(unscored):
+        samples = [rows.sample_id[i] for i in np.unique(unscored // tested.shape[1]).tolist()]
+        audit.warn(f"{len(unscored)} outcomes have no score and were left out (samples {some(samples)})")
 
 
 def _raise_zeros(merged: dict[str, np.ndarray], tested: np.ndarray, audit: Audit) -> None:
@@ -153,23 +172,19 @@ def _impossible_times(merged: dict[str, np.ndarray], tested: np.ndarray, audit: 
 
 def _spikes(rows: JoinedRows, latency: np.ndarray, latency_kind: str, audit: Audit) -> None:
     """Report one-off times. Runtimes and costs may differ without limit: nothing is usual there."""
-    sample, column = np.nonzero(~np.isnan(latency))
     if latency_kind in ("runtime", "cost"):
-        sample, column = sample[:0], column[:0]
         audit.note(f"spikes: not looked for among {latency_kind}s")
-    ratio = relative_times(sample, column, latency[sample, column]) if len(sample) else np.ones(0)
-    spikes = np.flatnonzero(ratio > SPIKE_FACTOR)
-    audit.facts |= {
-        "spike_factor": SPIKE_FACTOR,
-        "spikes": len(spikes),
-        "worst_spike": float(ratio.max(initial=1.0)),
-    }
-    if len(spikes):
-        worst = spikes[np.argsort(-ratio[spikes])]
-        names = [rows.sample_id[sample[i]] for i in worst.tolist()]
+        latency = latency[:0]
+    ratio = relative_time_matrix(latency) if np.isfinite(latency).any() else latency[:0]
+    sample, column = np.nonzero(ratio > SPIKE_FACTOR)
+    worst = max(1.0, float(np.nanmax(ratio))) if ratio.size else 1.0
+    audit.facts |= {"spike_factor": SPIKE_FACTOR, "spikes": len(sample), "worst_spike": worst}
+    if len(sample):
+        order = np.argsort(-ratio[sample, column], kind="stable")
+        names = [rows.sample_id[sample[i]] for i in order.tolist()]
         audit.warn(
-            f"{len(spikes)} times exceed {SPIKE_FACTOR:g} times what is usual for their sample and configuration, the "
-            f"worst by {ratio.max():.1f} (samples {some(names)}); they are kept"
+            f"{len(sample)} times exceed {SPIKE_FACTOR:g} times what is usual for their sample and configuration, the "
+            f"worst by {worst:.1f} (samples {some(names)}); they are kept"
         )
 
 
@@ -185,9 +200,9 @@ def _workloads(
             merged[name] = np.where(wrong, np.nan, merged[name])
             audit.warn(f"{name}: {int(wrong.sum())} values are negative or infinite and count as unknown")
     for name in COUNT_CELLS:
-        values = merged[name]
+        values = merged.pop(name)
         unknown = tested & np.isnan(values)
-        if np.isnan(values[tested]).all():
+        if not (tested & ~unknown).any():
             audit.note(f"{name}: unknown in all files, written as 0")
             values = np.zeros_like(values)
         elif unknown.any():

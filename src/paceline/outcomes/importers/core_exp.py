@@ -11,7 +11,7 @@ from paceline.errors import OutcomesError
 from paceline.outcomes.importers.audit import Audit
 from paceline.outcomes.importers.json_files import numbers, records_at, sample_ids, whole
 from paceline.outcomes.importers.metadata import copied_scores, detail_of
-from paceline.outcomes.importers.naming import block_set, canonical_dataset, model_facts
+from paceline.outcomes.importers.naming import OWN, block_set, canonical_dataset, model_facts, own_keys
 from paceline.outcomes.importers.records import Detail, Run
 
 FAMILY = "core_exp"
@@ -50,6 +50,15 @@ def read_core_exp(path: Path, content: Mapping[str, Any], known: dict[Detail, De
             f"{place}: the name says {named}, the file says {configuration}; expected them to agree, "
             "rename the file or find the one that belongs here"
         )
+    own = own_keys(content, place)
+    exact = own.get("configuration", configuration)
+    if not isinstance(exact, Mapping) or any(
+        exact.get(name, option) != option for name, option in configuration.items()
+    ):
+        raise OutcomesError(
+            f"{place}: {OWN}.configuration is {exact!r}, the file says {configuration}; expected them to agree, "
+            "export it again"
+        )
     if tier not in TIERS:
         raise OutcomesError(f"{place}: tier is {tier!r}, expected one of {list(TIERS)}")
     records = records_at(content, "per_sample_results", place)
@@ -64,9 +73,9 @@ def read_core_exp(path: Path, content: Mapping[str, Any], known: dict[Detail, De
         file=place,
         folder=str(path.parent),
         family=FAMILY,
-        configuration=configuration,
+        configuration=dict(exact),
         blocks=block_set(content.get("active_block_indices"), configuration["num_active_blocks"], place),
-        dataset=canonical_dataset(match["dataset"]),
+        dataset=str(own.get("dataset", canonical_dataset(match["dataset"]))),
         source_split=str(content.get("split") or ""),
         rank=None if match["rank"] is None else int(match["rank"]),
         world_size=None,
@@ -84,5 +93,5 @@ def read_core_exp(path: Path, content: Mapping[str, Any], known: dict[Detail, De
         },
         copied=copied_scores(records, np.empty(0, np.int64), accuracy),
         model=model_facts(content),
-        facts={"tier_range": content.get("tier_range")},
+        facts={"tier_range": content.get("tier_range") if "tier" in exact else None},
     )

@@ -15,11 +15,10 @@ from paceline.outcomes.importers.naming import (
     KNOBS,
     agreed_configuration,
     block_set,
-    canonical_dataset,
-    folder_dataset,
     model_facts,
+    run_dataset,
 )
-from paceline.outcomes.importers.records import VALUES, Detail, Run
+from paceline.outcomes.importers.records import Detail, Run
 
 FAMILY = "exp5"
 OVERALL = re.compile(r"exp5_accuracy_results\.json")
@@ -89,8 +88,6 @@ def _run(
     place = str(path)
     ids = sample_ids(records, place)
     scores = numbers(records, "score", place, required=True)
-    values = {name: np.full(len(records), np.nan) for name in VALUES}
-    values["accuracy"] = scores
     world_size = config.get("world_size")
     return Run(
         file=place,
@@ -98,14 +95,14 @@ def _run(
         family=FAMILY,
         configuration=configuration,
         blocks=block_set(config.get("active_block_indices"), configuration["num_active_blocks"], place),
-        dataset=canonical_dataset(str(config.get("dataset_name") or folder_dataset(path))),
+        dataset=run_dataset(config, path),
         source_split=str(config.get("split") or ""),
         rank=rank,
         world_size=None if world_size is None else whole(world_size, f"{place}: config.world_size"),
         ids=ids,
         numbering="batch",
         details=[detail_of(record, known) for record in records],
-        values=values,
+        values={"accuracy": scores},
         copied=copied_scores(records, ids, scores),
         model=model_facts(config),
         facts={"max_new_tokens": config.get("max_new_tokens")},

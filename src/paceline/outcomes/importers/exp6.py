@@ -15,10 +15,9 @@ from paceline.outcomes.importers.naming import (
     KNOBS,
     agreed_configuration,
     block_set,
-    canonical_dataset,
-    folder_dataset,
     model_facts,
     named_configuration,
+    run_dataset,
 )
 from paceline.outcomes.importers.options import ImportOptions
 from paceline.outcomes.importers.records import Detail, Run
@@ -128,7 +127,7 @@ def _run(
         family=FAMILY,
         configuration=configuration,
         blocks=block_set(config.get("active_block_indices"), configuration["num_active_blocks"], place),
-        dataset=canonical_dataset(str(config.get("dataset_name") or folder_dataset(path))),
+        dataset=run_dataset(config, path),
         source_split=str(config.get("split") or ""),
         rank=rank,
         world_size=None if world_size is None else whole(world_size, f"{place}: config.world_size"),
@@ -139,7 +138,6 @@ def _run(
             "accuracy": accuracy,
             "latency_ms": total,
             "first_token_ms": total - decode,
-            "tiles": np.full(len(records), np.nan),
             "vision_tokens": numbers(records, "num_vision_tokens", place),
             "prompt_tokens": numbers(records, "num_language_tokens", place),
             "output_tokens": numbers(records, "num_output_tokens", place),

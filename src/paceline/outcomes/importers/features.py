@@ -1,5 +1,6 @@
 """Features of imported samples: the user's columns, or made from the text of the questions."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +74,8 @@ def question_features(
             with np.errstate(invalid="ignore", divide="ignore"):
                 reduction.fit(vectors[train])
             features = reduction.transform(vectors).astype(np.float32)
-            return features, {"kind": "tf-idf + SVD of the question", "width": width, "seed": seed}
+            described = {"kind": "tf-idf + SVD of the question", "width": width, "seed": seed}
+            return features, described | {"fitted_on": _digest(texts[train].tolist())}
     kinds = sorted(set(kind))
     if len(kinds) > 1:
         audit.warn("no question text to make features of: the kind of question is the only feature")
@@ -84,6 +86,11 @@ def question_features(
         "--question"
     )
     return np.zeros((len(texts), 1), dtype=np.float32), {"kind": "none", "width": 1}
+
+
+def _digest(texts: Sequence[str]) -> str:
+    """Of the texts that features were fitted on: other texts give columns that mean something else."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _tfidf(texts: np.ndarray, train: np.ndarray) -> Any:

@@ -2,14 +2,19 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from paceline.errors import OutcomesError
-from paceline.outcomes.importers.audit import Audit, some
+from paceline.outcomes.importers.audit import Audit
+from paceline.outcomes.importers.padding import without_padding
 from paceline.outcomes.importers.ranks import group_of, positions, restarts, world_sizes
-from paceline.outcomes.importers.records import VALUES, Detail, Run
-from paceline.outcomes.importers.rows import JoinedRows
+from paceline.outcomes.importers.records import Run
+from paceline.outcomes.importers.rows import JoinedRows, join_rows
+
+EXPORTED = "sample_id"
+"""How files that Paceline exported are joined: their question_id is the sample's whole name."""
 
 
 def join_runs(runs: Sequence[Run], join: str, audit: Audit) -> JoinedRows:
@@ -20,7 +25,7 @@ def join_runs(runs: Sequence[Run], join: str, audit: Audit) -> JoinedRows:
     Raises:
         OutcomesError: samples of different files cannot be told to be the same, or contradict each other.
     """
-    runs = _without_copied(runs, audit)
+    runs = _without_copied(without_padding(runs, audit), audit)
     _note_restarts(runs, audit)
     _fill_unstated(runs, audit)
     datasets: dict[tuple[str, str], list[Run]] = defaultdict(list)
@@ -28,14 +33,18 @@ def join_runs(runs: Sequence[Run], join: str, audit: Audit) -> JoinedRows:
         datasets[(run.dataset, run.source_split)].append(run)
     several_splits = len({run.source_split for run in runs}) > 1
     joined_by, keys = {}, {}
+    names: dict[tuple[str, str | int], str] = {}  # one string per sample, however many files list it
     for (dataset, split), group in datasets.items():
         how, found = _keys(group, join, audit)
         joined_by["/".join(part for part in (dataset, split) if part) or "all"] = how
         prefix = "/".join(part for part in (dataset, split if several_splits else "") if part)
-        for run, names in zip(group, found, strict=True):
-            keys[id(run)] = [f"{prefix}/{name}" if prefix else name for name in names]
+        start = f"{prefix}/" if prefix and how != EXPORTED else ""
+        for run in group:
+            part = found.pop(0)
+            part = part.tolist() if isinstance(part, np.ndarray) else part
+            keys[id(run)] = [names.setdefault((start, name), f"{start}{name}") for name in part]
     audit.facts["joined_by"] = joined_by
-    return _rows(runs, keys)
+    return join_rows(runs, keys)
 
 
 def _without_copied(runs: Sequence[Run], audit: Audit) -> list[Run]:
@@ -88,8 +97,8 @@ def _note_restarts(runs: Sequence[Run], audit: Audit) -> None:
         )
 
 
-def _keys(group: list[Run], join: str, audit: Audit) -> tuple[str, list[list[str]]]:
-    """How the runs of one dataset are joined, and the name of every sample of each."""
+def _keys(group: list[Run], join: str, audit: Audit) -> tuple[str, list[Any]]:
+    """How the runs of one dataset are joined, and the names (or, as an array, positions) of the samples of each."""
     without = [run for run in group if not all(detail.question_id for detail in run.details)]
     partly = [run for run in without if any(detail.question_id for detail in run.details)]
     if partly and join != "position":
@@ -103,6 +112,8 @@ def _keys(group: list[Run], join: str, audit: Audit) -> tuple[str, list[list[str
             f"{without[0].file}: samples without metadata.question_id, expected it in every file; "
             "use --join position"
         )
+    if join != "position" and not without and all(d.split for run in group for d in run.details):
+        return EXPORTED, [[detail.question_id for detail in run.details] for run in group]
     if join != "position" and not without:
         return "question_id", [[detail.question_id for detail in run.details] for run in group]
     if join == "auto" and len(without) < len(group):
@@ -113,7 +124,7 @@ def _keys(group: list[Run], join: str, audit: Audit) -> tuple[str, list[list[str
     return "position", _by_position(group, audit)
 
 
-def _by_position(group: list[Run], audit: Audit) -> list[list[str]]:
+def _by_position(group: list[Run], audit: Audit) -> list[np.ndarray]:
     sizes = world_sizes(group)
     lengths: dict[int, str] = {}
     found = []
@@ -152,7 +163,7 @@ def _by_position(group: list[Run], audit: Audit) -> list[list[str]]:
         )
     if totals:
         audit.note("joined by position: nothing but equal lengths and equal expected answers confirms it")
-    return [[str(position) for position in where.tolist()] for where in found]
+    return found
 
 
 def _of_total(group: list[Run], totals: dict[tuple[object, ...], int], total: int) -> str:
@@ -174,60 +185,3 @@ def _check_truths(group: list[Run], found: list[np.ndarray]) -> None:
                     f"{run.file}: expects other answers at position {position} than {file}; the files do not list "
                     "the same samples in the same order, use files with metadata.question_id"
                 )
-
-
-def _rows(runs: Sequence[Run], keys: dict[int, list[str]]) -> JoinedRows:
-    index: dict[str, int] = {}
-    details: list[Detail] = []
-    datasets: list[str] = []
-    splits: list[str] = []
-    configurations: dict[tuple[tuple[str, object], ...], int] = {}
-    sample = []
-    for run in runs:
-        row = np.empty(len(run.ids), np.int64)
-        for i, (name, detail) in enumerate(zip(keys[id(run)], run.details, strict=True)):
-            at = index.setdefault(name, len(index))
-            if at == len(details):
-                details.append(detail)
-                datasets.append(run.dataset)
-                splits.append(run.source_split)
-            elif details[at] is not detail:
-                details[at] = _both(details[at], detail, name, run)
-            row[i] = at
-        sample.append(row)
-    order = []
-    for run in runs:
-        order.append(configurations.setdefault(tuple(run.configuration.items()), len(configurations)))
-    counts = [len(run.ids) for run in runs]
-    return JoinedRows(
-        sample_id=list(index),
-        dataset=datasets,
-        image=[
-            f"{dataset}/{detail.image}" if detail.image else name
-            for dataset, detail, name in zip(datasets, details, index, strict=True)
-        ],
-        question=[detail.question for detail in details],
-        kind=[detail.kind for detail in details],
-        source_split=splits,
-        configurations=[dict(items) for items in configurations],  # pyright: ignore[reportArgumentType]
-        sources=[run.file for run in runs],
-        sample=np.concatenate(sample),
-        configuration=np.repeat(order, counts),
-        source=np.repeat(np.arange(len(runs)), counts),
-        batched=np.repeat([run.batched for run in runs], counts),
-        values={name: np.concatenate([run.values[name] for run in runs]) for name in VALUES},
-    )
-
-
-def _both(there: Detail, other: Detail, name: str, run: Run) -> Detail:
-    """What two files say of one sample; they must not contradict each other."""
-    merged = {}
-    for part in ("question_id", "image", "question", "kind"):
-        mine, theirs = getattr(there, part), getattr(other, part)
-        if mine and theirs and mine != theirs:
-            raise OutcomesError(
-                f"{run.file}: sample {name} has the {part} {theirs!r}, another file says {mine!r}; expected files of "
-                f"the same samples, {some(['import them apart', 'or repair the ids'])}"
-            )
-        merged[part] = mine or theirs
-    return Detail(**merged, truth=there.truth or other.truth)

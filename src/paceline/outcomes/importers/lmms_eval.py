@@ -13,7 +13,7 @@ from paceline.knobs import Configuration, Option
 from paceline.outcomes.importers.audit import Audit, some
 from paceline.outcomes.importers.json_files import numbers, read_json, read_lines, sample_ids
 from paceline.outcomes.importers.options import ImportOptions
-from paceline.outcomes.importers.records import VALUES, Detail, Run
+from paceline.outcomes.importers.records import Detail, Run
 from paceline.outcomes.importers.units import Measure, time_measure
 
 FAMILY = "lmms-eval"
@@ -91,8 +91,8 @@ def read_lmms_eval(path: Path, known: dict[Detail, Detail], options: ImportOptio
             )
     metric = _metric(records, options.metric, place)
     audit.note(f"{FAMILY}: the score of {task} is {metric}")
-    values = {name: np.full(len(records), np.nan) for name in VALUES}
-    values["accuracy"] = numbers([{metric: _score(record.get(metric))} for record in records], metric, place)
+    scores = [{metric: _score(record.get(metric))} for record in records]
+    values = {"accuracy": numbers(scores, metric, place)}
     if options.table.latency is not None:
         measure: Measure = time_measure(options.table.latency)
         values["latency_ms"] = measure.factor * numbers(records, measure.column, place, required=True)

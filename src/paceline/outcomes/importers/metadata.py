@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from paceline.outcomes.importers.naming import own_keys
 from paceline.outcomes.importers.records import Detail
 
 TRUTH_KEYS = ("answers", "answer", "answer_idx", "options", "captions", "question_type")
@@ -28,6 +29,7 @@ def detail_of(record: Mapping[str, Any], known: dict[Detail, Detail]) -> Detail:
         image=_text(metadata.get("image_id")),
         question=_text(metadata.get("question")),
         kind=_text(kind),
+        split=_text(own_keys(metadata, "metadata").get("split")),
         truth=f"{','.join(sorted(truth))}|{json.dumps(truth, sort_keys=True, default=str)}" if truth else "",
     )
     return known.setdefault(detail, detail)

@@ -9,6 +9,8 @@ from paceline.errors import OutcomesError
 from paceline.knobs import Configuration
 from paceline.outcomes.importers.json_files import whole
 
+OWN = "paceline"
+"""The key under which files that Paceline exported say what the public layouts have no place for."""
 KNOBS = ("max_crops", "top_k", "num_active_blocks")
 CONFIGURATION = re.compile(r"crops(\d+)_topk(\d+)_blocks(\d+)(?:_rank(\d+))?")
 MODEL_KEYS = ("model", "model_name", "model_path", "model_id", "checkpoint", "checkpoint_path")
@@ -98,6 +100,22 @@ def canonical_dataset(name: str) -> str:
     'coco_2014_vqa'
     """
     return name.strip().replace("-", "_")
+
+
+def own_keys(value: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """What an exported file says under `OWN`; empty in any other file."""
+    found = value.get(OWN, {})
+    if not isinstance(found, Mapping):
+        raise OutcomesError(f"{place}: {OWN} is {found!r}, expected an object as an export writes it")
+    return found
+
+
+def run_dataset(config: Mapping[str, Any], path: Path) -> str:
+    """The dataset of a file: exact in exported ones, else its canonical name."""
+    own = own_keys(config, f"{path}: config")
+    if "dataset" in own:
+        return str(own["dataset"])
+    return canonical_dataset(str(config.get("dataset_name") or folder_dataset(path)))
 
 
 def folder_dataset(path: Path) -> str:

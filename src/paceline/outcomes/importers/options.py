@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from paceline.errors import OutcomesError
 from paceline.knobs import Option
+from paceline.outcomes.preparation import Preparation
 
 JOINS = ("auto", "question_id", "position")
 LATENCY_UNITS = ("ms", "s")
@@ -46,6 +47,7 @@ class ImportOptions:
     latency_unknown: bool = False  # latency or cost is known only after the choice was made
     strict: bool = False
     seed: int = 0  # of splits and text features
+    preparation: Preparation = field(default_factory=Preparation)  # what training does with the train samples
     table: TableOptions = field(default_factory=TableOptions)
 
     def __post_init__(self) -> None:

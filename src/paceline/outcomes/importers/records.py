@@ -27,6 +27,7 @@ class Detail:
     image: str = ""
     question: str = ""
     kind: str = ""
+    split: str = ""  # only in files that Paceline wrote, whose question_id is the whole name of the sample
     truth: str = (
         ""  # which entries tell the expected answers, "|", and these as JSON: equal for equal samples
     )
@@ -48,10 +49,13 @@ class Run:
     ids: np.ndarray  # int64 (n,): sample_id as in the file
     numbering: str  # what ids count: "batch", "rank" or "global"
     details: list[Detail]  # (n,)
-    values: dict[str, np.ndarray]  # of VALUES, float64 (n,)
+    values: dict[str, np.ndarray]  # of VALUES, float32 (n,); what the format never holds is left out
     copied: np.ndarray  # bool (n,): the score is that of a whole batch
     model: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.values = {name: array.astype(np.float32) for name, array in self.values.items()}
 
     @property
     def batched(self) -> bool:

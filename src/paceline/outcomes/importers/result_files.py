@@ -13,6 +13,7 @@ from paceline.outcomes.importers.options import ImportOptions
 from paceline.outcomes.importers.ranks import without_merged_twins
 from paceline.outcomes.importers.records import Detail, Run
 from paceline.outcomes.importers.units import refuse_percentages
+from paceline.outcomes.progress import Progress, Silence
 
 EXPECTED = (
     "exp5_accuracy_results_crops*_topk*_blocks*.json, exp6_latency_crops*_topk*_blocks*.json, "
@@ -20,7 +21,9 @@ EXPECTED = (
 )
 
 
-def read_runs(paths: Sequence[Path], options: ImportOptions, audit: Audit) -> list[Run]:
+def read_runs(
+    paths: Sequence[Path], options: ImportOptions, audit: Audit, progress: Progress | None = None
+) -> list[Run]:
     """The runs of all files at or below the paths, without those that are there twice (merged and by rank).
 
     Raises:
@@ -30,7 +33,11 @@ def read_runs(paths: Sequence[Path], options: ImportOptions, audit: Audit) -> li
     runs: list[Run] = []
     overall: list[tuple[Path, str, Callable[[], list[Run]]]] = []
     ignored: list[str] = []
-    for path in result_files(paths):
+    files = result_files(paths)
+    progress = progress or Silence()
+    progress.start(len(files), "reading files")
+    for number, path in enumerate(files):
+        progress.advance(int(number > 0))
         if lmms_eval.is_lmms_eval(path):
             runs.append(lmms_eval.read_lmms_eval(path, known, options, audit))
             continue
@@ -57,6 +64,7 @@ def read_runs(paths: Sequence[Path], options: ImportOptions, audit: Audit) -> li
                 runs.append(exp5.read_exp5(path, content, known, audit))
         else:
             ignored.append(str(path))
+    progress.advance(1)
     for path, family, read in overall:
         if any(run.family == family and run.folder == str(path.parent) for run in runs):
             audit.note(

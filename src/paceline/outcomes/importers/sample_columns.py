@@ -9,7 +9,7 @@ import pyarrow as pa
 from paceline.errors import OutcomesError
 from paceline.outcomes.importers.audit import some
 from paceline.outcomes.importers.options import TableOptions
-from paceline.outcomes.importers.table_files import column, number_column, read_columns, text_column
+from paceline.outcomes.importers.table_files import coded_column, number_column, read_columns
 from paceline.outcomes.rows import listed
 
 
@@ -39,6 +39,19 @@ def expand_ranges(names: tuple[str, ...]) -> list[str]:
     return found
 
 
+def wanted_columns(chosen: TableOptions) -> list[str]:
+    """Every column that the options may name; a name with a unit or a mapping also without it."""
+    given = [chosen.sample, *chosen.knobs, *expand_ranges(chosen.features), chosen.kind, chosen.dataset]
+    given += [chosen.question, chosen.image, chosen.propensity]
+    for text in (chosen.quality, chosen.latency, chosen.cost, chosen.split):
+        given += (
+            []
+            if text is None
+            else [text, text.partition(":")[0], text.rpartition(":")[2], text.partition(":")[2]]
+        )
+    return [name for name in given if name]
+
+
 @dataclass(kw_only=True)
 class SampleColumns:
     """Columns of a table with one value per sample, from the second table where it has them, else from the outcomes."""
@@ -58,9 +71,9 @@ class SampleColumns:
         path, key = Path(self.chosen.features_table), self.chosen.sample
         if key is None:
             raise OutcomesError("--features-table: needs --sample to join by")
-        self.second = read_columns(path, [key])
-        ids = text_column(self.second, key, path, "--sample").astype(str)
-        unique, where, counts = np.unique(ids, return_index=True, return_counts=True)
+        self.second = read_columns(path, [key], wanted_columns(self.chosen))
+        codes, names = coded_column(self.second, key, path, "--sample")
+        unique, where, counts = np.unique(names[codes].astype(str), return_index=True, return_counts=True)
         if (counts > 1).any():
             raise OutcomesError(
                 f"{path}: {key} repeats (samples {some(unique[counts > 1].tolist())}); expected one row per sample"
@@ -78,11 +91,12 @@ class SampleColumns:
         if name is None:
             return np.full(len(self.names), "", dtype=object)
         if self.second is not None and name in self.second.column_names:
-            found = text_column(self.second, name, Path(self.chosen.features_table or ""), option, null="")
-            return found[self.order]
-        found = text_column(self.table, name, self.path, option, null="")
-        self._refuse_changing(found != found[self.first][self.sample], name, option)
-        return found[self.first]
+            path = Path(self.chosen.features_table or "")
+            codes, found = coded_column(self.second, name, path, option, null="")
+            return found[codes[self.order]]
+        codes, found = coded_column(self.table, name, self.path, option, null="")
+        self._refuse_changing(codes != codes[self.first][self.sample], name, option)
+        return found[codes[self.first]]
 
     def numbers(self, names: list[str]) -> np.ndarray:
         """float64 (n, names)."""
@@ -93,7 +107,7 @@ class SampleColumns:
                 columns.append(number_column(self.second, name, path, "--features")[self.order])
                 continue
             if self.second is not None and name not in self.table.column_names:
-                column(self.second, name, Path(self.chosen.features_table or ""), "--features")
+                number_column(self.second, name, Path(self.chosen.features_table or ""), "--features")
             found = number_column(self.table, name, self.path, "--features")
             usual = found[self.first][self.sample]
             self._refuse_changing((found != usual) & ~(np.isnan(found) & np.isnan(usual)), name, "--features")

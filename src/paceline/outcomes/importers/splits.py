@@ -39,6 +39,25 @@ def splits_by_image(image: Sequence[str], seed: int) -> np.ndarray:
     return names[position]
 
 
+def stated_splits(split: Sequence[str], image: Sequence[str], audit: Audit) -> np.ndarray | None:
+    """The splits that exported files state, str (n,); None where some sample states none."""
+    silent = sum(not name for name in split)
+    if silent:
+        if silent < len(split):
+            audit.warn(f"{silent} of {len(split)} samples state no split; all are split anew, by image")
+        return None
+    unknown = sorted(set(split) - set(SPLITS))
+    shared = shared_images(image, split)
+    if unknown or shared:
+        raise OutcomesError(
+            f"import: metadata states {f'the splits {some(unknown)}' if unknown else 'two splits'} for "
+            f"{f'images {some(shared)}' if shared else 'some samples'}, expected one of {list(SPLITS)} per image; "
+            "export the files again"
+        )
+    audit.note("splits: as the exported files state them")
+    return np.array(split, dtype=np.str_)
+
+
 def splits_from_column(values: np.ndarray, text: str, image: Sequence[str], audit: Audit) -> np.ndarray:
     """The splits that a column names.
 

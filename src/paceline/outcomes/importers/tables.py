@@ -3,26 +3,31 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from paceline.errors import OutcomesError
+from paceline.knobs import Configuration
 from paceline.outcomes.importers.audit import Audit, some
 from paceline.outcomes.importers.json_files import refuse_bytes_name
 from paceline.outcomes.importers.lmms_eval import parse_option
 from paceline.outcomes.importers.options import ImportOptions, TableOptions
-from paceline.outcomes.importers.records import VALUES
 from paceline.outcomes.importers.rows import JoinedRows
-from paceline.outcomes.importers.sample_columns import SampleColumns, expand_ranges
+from paceline.outcomes.importers.sample_columns import SampleColumns, expand_ranges, wanted_columns
 from paceline.outcomes.importers.table_files import (
+    coded_column,
     number_column,
     option_column,
     read_columns,
-    text_column,
 )
 from paceline.outcomes.importers.units import refuse_percentages, share_measure, time_measure, unit_in_name
+from paceline.outcomes.progress import Progress
 from paceline.outcomes.rows import listed
+
+Coded: TypeAlias = tuple[np.ndarray, list[int | float | str]]
+"""A knob's column: an index per row, int64 (rows,), and what the indices mean."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,29 +43,21 @@ class TableRows:
     propensity: np.ndarray | None  # float64 (rows,) in the order of `rows`
 
 
-def read_outcome_table(path: Path, options: ImportOptions, audit: Audit) -> TableRows:
+def read_outcome_table(
+    path: Path, options: ImportOptions, audit: Audit, progress: Progress | None = None
+) -> TableRows:
     """Read a CSV or Parquet table."""
     chosen = options.table
     if not path.is_file():
         refuse_bytes_name(path)
         raise OutcomesError(f"{path}: no such file; expected a .csv or .parquet table")
     _check_options(path, chosen)
-    table = read_columns(path, [chosen.sample] if chosen.sample else [])
+    table = read_columns(path, [chosen.sample] if chosen.sample else [], wanted_columns(chosen), progress)
     knobs = {name: option_column(table, name, path) for name in chosen.knobs}
-    if chosen.sample is not None:
-        ids = text_column(table, chosen.sample, path, "--sample")
-    else:
-        ids = np.array([f"{row:09d}" for row in range(table.num_rows)], dtype=object)
-        audit.warn(
-            "logged decisions: every row is a sample of its own with one tested configuration; such a log can check "
-            "off-policy estimators, it cannot train a policy by groups"
-        )
-    values = {name: np.full(table.num_rows, np.nan) for name in VALUES}
-    values["accuracy"] = _quality(table, path, chosen.quality or "", audit)
-    kind, unit = _times(table, path, chosen, knobs, values, audit)
-    tuples = list(zip(*knobs.values(), strict=True))
-    configurations = {item: i for i, item in enumerate(dict.fromkeys(tuples))}
-    names, first, sample = np.unique(ids.astype(str), return_index=True, return_inverse=True)
+    values = {"accuracy": _quality(table, path, chosen.quality or "", audit)}
+    kind, unit, values["latency_ms"] = _times(table, path, chosen, knobs, audit)
+    configurations, configuration = _configurations(knobs)
+    names, first, sample = _samples(table, path, chosen, audit)
     where = SampleColumns(path=path, table=table, names=names, first=first, sample=sample, chosen=chosen)
     audit.facts["joined_by"] = {"all": chosen.sample or "row number"}
     per_sample = {
@@ -71,14 +68,16 @@ def read_outcome_table(path: Path, options: ImportOptions, audit: Audit) -> Tabl
         sample_id=names.tolist(),
         dataset=per_sample["dataset"].tolist(),
         image=[image or name for image, name in zip(per_sample["image"], names.tolist(), strict=True)],
+        picture=per_sample["image"].tolist(),
         question=per_sample["question"].tolist(),
         kind=per_sample["kind"].tolist(),
         source_split=[""] * len(names),
-        configurations=[dict(zip(chosen.knobs, item, strict=True)) for item in configurations],
+        split=[""] * len(names),
+        configurations=configurations,
         sources=[str(path)],
-        sample=sample.astype(np.int64),
-        configuration=np.array([configurations[item] for item in tuples], np.int64),
-        source=np.zeros(table.num_rows, np.int64),
+        sample=sample,
+        configuration=configuration,
+        source=np.zeros(table.num_rows, np.int32),
         batched=np.zeros(table.num_rows, bool),
         values=values,
     )
@@ -93,6 +92,38 @@ def read_outcome_table(path: Path, options: ImportOptions, audit: Audit) -> Tabl
         latency_unit=unit,
         propensity=_propensity(table, path, chosen),
     )
+
+
+def _samples(
+    table: pa.Table, path: Path, chosen: TableOptions, audit: Audit
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Names str (n,), ascending; the first row of each, int64 (n,); and the sample of every row, int64 (rows,)."""
+    rows = np.arange(table.num_rows, dtype=np.int64)
+    if chosen.sample is None:
+        audit.warn(
+            "logged decisions: every row is a sample of its own with one tested configuration; such a log can check "
+            "off-policy estimators, it cannot train a policy by groups"
+        )
+        return np.array([f"{row:09d}" for row in rows.tolist()]), rows, rows
+    codes, texts = coded_column(table, chosen.sample, path, "--sample")
+    names, place = np.unique(texts.astype(str), return_inverse=True)
+    sample = place.astype(np.int64)[codes]
+    first = np.empty(len(names), np.int64)
+    first[sample[::-1]] = rows[::-1]  # of equal places the last assignment stays: the first row
+    return names, first, sample
+
+
+def _configurations(knobs: Mapping[str, Coded]) -> tuple[list[Configuration], np.ndarray]:
+    """The combinations of options that occur, and which of them each row has, int64 (rows,)."""
+    shape = tuple(len(options) for _, options in knobs.values())
+    flat = np.ravel_multi_index(tuple(codes for codes, _ in knobs.values()), shape)
+    found, row = np.unique(flat, return_inverse=True)
+    indices = np.stack(np.unravel_index(found, shape), axis=-1).tolist()
+    options = [options for _, options in knobs.values()]
+    configurations = [
+        {name: part[i] for name, part, i in zip(knobs, options, item, strict=True)} for item in indices
+    ]
+    return configurations, row.astype(np.int64)
 
 
 def _check_options(path: Path, chosen: TableOptions) -> None:
@@ -140,38 +171,37 @@ def _times(
     table: pa.Table,
     path: Path,
     chosen: TableOptions,
-    knobs: Mapping[str, list[int | float | str]],
-    values: dict[str, np.ndarray],
+    knobs: Mapping[str, Coded],
     audit: Audit,
-) -> tuple[str, str]:
-    """Fill latency_ms with times or costs; what it then is, and its unit."""
+) -> tuple[str, str, np.ndarray]:
+    """What latency_ms is, its unit, and its values float64 (rows,)."""
     if chosen.latency is not None:
         measure = time_measure(chosen.latency)
-        values["latency_ms"] = measure.factor * number_column(table, measure.column, path, "--latency")
+        times = measure.factor * number_column(table, measure.column, path, "--latency")
         audit.note(f"{measure.column}: read as {measure.unit}, kept in ms")
         named = unit_in_name(measure.column)
         if named is not None and named != measure.unit:
             audit.warn(
                 f"{measure.column}: the name says {named}, --latency says {measure.unit}, which was taken"
             )
-        return "latency", "ms"
+        return "latency", "ms", times
     if chosen.cost is None:
         audit.warn("no --latency and no --cost: nothing is timed, training needs one of them")
-        return "none", ""
+        return "none", "", np.full(table.num_rows, np.nan)
     unit, _, rest = chosen.cost.partition(":")
     if not unit or not rest:
         raise OutcomesError(
             f"--cost: got {chosen.cost!r}, expected UNIT:COLUMN as in usd:price, or UNIT:OPTION=VALUE,..."
         )
     if "=" in rest and rest not in table.column_names:
-        values["latency_ms"] = _priced(rest, knobs)
+        costs = _priced(rest, knobs)
     else:
-        values["latency_ms"] = number_column(table, rest, path, "--cost")
+        costs = number_column(table, rest, path, "--cost")
     audit.note(f"latency_ms holds costs in {unit}, not times; a budget in ms means a budget in {unit}")
-    return "cost", unit
+    return "cost", unit, costs
 
 
-def _priced(text: str, knobs: Mapping[str, list[int | float | str]]) -> np.ndarray:
+def _priced(text: str, knobs: Mapping[str, Coded]) -> np.ndarray:
     """Costs (rows,) of one knob with a fixed price per option."""
     if len(knobs) != 1:
         raise OutcomesError(
@@ -184,13 +214,13 @@ def _priced(text: str, knobs: Mapping[str, list[int | float | str]]) -> np.ndarr
         if isinstance(value, str):
             raise OutcomesError(f"--cost: {item!r} has no number, expected OPTION=VALUE")
         prices[option.strip()] = float(value)
-    options = next(iter(knobs.values()))
+    codes, options = next(iter(knobs.values()))
     found = {str(option) for option in options}
     if found != set(prices):
         raise OutcomesError(
             f"--cost: got prices of {some(sorted(prices))}, expected one for each of {some(sorted(found))}"
         )
-    return np.array([prices[str(option)] for option in options])
+    return np.array([prices[str(option)] for option in options])[codes]
 
 
 def _propensity(table: pa.Table, path: Path, chosen: TableOptions) -> np.ndarray | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from paceline.errors import OutcomesError
-from paceline.evaluation.bootstrap import SceneBootstrap, interval, ratio
+from paceline.outcomes.bootstrap import SceneBootstrap, interval, ratio
 
 
 def test_intervals_cover_the_truth_when_scenes_are_shared() -> None:

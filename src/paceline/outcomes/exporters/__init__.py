@@ -1,0 +1,1 @@
+"""Writing outcomes in the layouts of the public profiling scripts."""
