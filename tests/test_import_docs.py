@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [
     [shlex.split(line)[1:] for line in block.splitlines() if line.startswith("paceline")] for block in BLOCKS
 ]
-SHORTER = {
+SHORTER: dict[str, list[str]] = {
     "profile": ["--samples", "20", "--timed-samples", "4", "--configurations", "6"],
     "train": ["--epochs", "1"],
     "compare": ["--algorithms", "supervised", "--replicates", "100"],
@@ -103,6 +103,6 @@ def test_the_commands_run(commands, files, monkeypatch):
     monkeypatch.chdir(files)
     put_fakes(monkeypatch)
     for words in commands:
-        words = [REPLACED.get(word, word) for word in words]
-        result = run(*words, *SHORTER.get(words[0], []))
+        command, *rest = (REPLACED.get(word, word) for word in words)
+        result = run(command, *rest, *SHORTER.get(command, []))
         assert result.exit_code == 0, result.stderr
