@@ -103,6 +103,6 @@ def test_the_commands_run(commands, files, monkeypatch):
     monkeypatch.chdir(files)
     put_fakes(monkeypatch)
     for words in commands:
-        command, *rest = (REPLACED.get(word, word) for word in words)
+        command, *rest = (str(REPLACED.get(word, word)) for word in words)
         result = run(command, *rest, *SHORTER.get(command, []))
         assert result.exit_code == 0, result.stderr
