@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import controllers
@@ -20,6 +22,7 @@ from fakes import OVERVIEW_MS, FakeTask
 from paceline.errors import PacelineError
 from paceline.outcomes.store import read_table, write_table
 from paceline.runtime.controller import Controller
+from paceline.workflows.deciding import recorded_context
 from paceline.workflows.training import profiled_overview_ms
 
 TESTS = Path(__file__).parent
@@ -187,6 +190,34 @@ def test_decide_respects_the_budget_and_explains(controller, image):
     assert "over the budget" in text.stdout
 
 
+def test_decide_for_a_recorded_sample_is_what_a_live_request_gets(controller, outcomes):
+    table = read_table(outcomes)
+    words = ["decide", controller, "--outcomes", outcomes, "--sample", table.sample_id[3], "--budget-ms", 6]
+    made = run_json(*words)
+    loaded = Controller.load(controller)
+    expected = loaded.decide(recorded_context(table, loaded, table.sample_id[3]), budget_ms=6)
+    assert made["configuration"] == dict(expected.configuration)
+    assert made["upper_ms"] <= 6
+    np.testing.assert_array_equal(
+        recorded_context(table, loaded, table.sample_id[3]).image_features, table.image_features[3]
+    )
+
+
+def test_decide_says_what_it_cannot_decide_about(controller, outcomes, image, tmp_path):
+    both = ["--image", image, "--prompt", "x", "--outcomes", outcomes, "--sample", "y"]
+    for words in ([], ["--image", image], ["--outcomes", outcomes], both):
+        assert "expected --image FILE and --prompt TEXT, or --outcomes" in message(
+            run("decide", controller, *words)
+        )
+    nobody = run("decide", controller, "--outcomes", outcomes, "--sample", "nobody")
+    assert "sample: got 'nobody', expected one of" in message(nobody)
+    table = read_table(outcomes)
+    other = replace(table.manifest, options=table.manifest.options | {"features": {"kind": "columns"}})
+    write_table(tmp_path / "other", replace(table, manifest=other))
+    mixed = run("decide", controller, "--outcomes", tmp_path / "other", "--sample", table.sample_id[0])
+    assert "features were made by columns" in message(mixed)
+
+
 def test_decide_under_an_average_budget_has_a_price(controller, image):
     free = run_json(*decide_words(controller, image, "--no-calibrate"))
     priced = run_json(*decide_words(controller, image, "--no-calibrate", "--average-budget-ms", 4.2))
@@ -248,7 +279,7 @@ def test_every_command_translates_errors(
         "evaluate": ("paceline.evaluation.evaluate.evaluate_controller", [controller, outcomes]),
         "compare": ("paceline.evaluation.compare.compare", [outcomes]),
         "calibrate": ("paceline.runtime.adaptive.measure_machine", [controller, "fake"]),
-        "decide": ("paceline.workflows.deciding.decide_for", decide_words(controller, image)[1:]),
+        "decide": ("paceline.workflows.deciding.live_context", decide_words(controller, image)[1:]),
         "demo": ("paceline.workflows.demo.run_demo", ["--out", tmp_path]),
     }
     place, words = places[command]

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from command_line import put_fakes, run
+from command_line import TalkingModel, put_fakes, run
+from fakes import FAKE_SPACE
+from paceline.knobs import SEED_SPACE
 from result_files import SMALL, Layout, World, edit, write_core_exp, write_exp5, write_exp6, write_lmms_eval
 
 PAGE = (Path(__file__).parent.parent / "docs" / "import.md").read_text()
@@ -21,11 +23,24 @@ COMMANDS = [
 SHORTER: dict[str, list[str]] = {
     "profile": ["--samples", "20", "--timed-samples", "4", "--configurations", "6"],
     "train": ["--epochs", "1"],
+    "decide": ["--no-calibrate"],
     "compare": ["--algorithms", "supervised", "--replicates", "100"],
 }
 """Added to commands that would take minutes."""
 REPLACED = {"tiny": "fake", "digits": "fake"}
 """A model that only pretends takes no time."""
+
+
+class Wide(TalkingModel):
+    """A model with all options that the files hold."""
+
+    @property
+    def knobs(self):
+        return SEED_SPACE
+
+    def workload(self, overview, configuration):
+        SEED_SPACE.action(configuration)
+        return super().workload(overview, FAKE_SPACE.full)
 
 
 def to_seconds(value):
@@ -101,7 +116,8 @@ def test_the_page_has_its_parts():
 @pytest.mark.parametrize("commands", COMMANDS, ids=[" ".join(block[0][:3]) for block in COMMANDS])
 def test_the_commands_run(commands, files, monkeypatch):
     monkeypatch.chdir(files)
-    put_fakes(monkeypatch)
+    served = any("--model" in words for words in commands)
+    put_fakes(monkeypatch, Wide() if served else None)
     for words in commands:
         command, *rest = (str(REPLACED.get(word, word)) for word in words)
         result = run(command, *rest, *SHORTER.get(command, []))

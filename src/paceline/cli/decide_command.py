@@ -1,18 +1,27 @@
 """`paceline decide`: which configuration a request would get, and why."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paceline.cli.calibrate_command import ControllerArgument
 from paceline.cli.output import AsJson, emit, say
+from paceline.errors import PacelineError
+
+if TYPE_CHECKING:
+    from paceline.runtime.controller import Controller
+    from paceline.runtime.decision import Context
 
 
 def run(
     controller: ControllerArgument,
-    image: Annotated[Path, typer.Option(help="Image file.")],
-    prompt: Annotated[str, typer.Option(help="The question.")],
+    image: Annotated[Path | None, typer.Option(help="Image file.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The question.")] = None,
+    outcomes: Annotated[
+        Path | None, typer.Option(help="In place of an image: an outcomes directory, profiled or imported.")
+    ] = None,
+    sample: Annotated[str | None, typer.Option(help="The sample in it to decide for.")] = None,
     budget_ms: Annotated[float | None, typer.Option(help="Hard limit of the whole call, in ms.")] = None,
     first_token_budget_ms: Annotated[
         float | None, typer.Option(help="Hard limit to the first token, in ms.")
@@ -32,28 +41,23 @@ def run(
     explain: Annotated[bool, typer.Option("--explain", help="Say why the others lost.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Decide for one image and prompt, without generating."""
-    from paceline.cli.threads import one_thread
-    from paceline.models.images import open_image
-    from paceline.models.registry import load_model
-    from paceline.runtime.adaptive import AdaptiveModel
+    """Decide for one image and prompt, or one recorded sample, without generating."""
     from paceline.runtime.controller import Controller
     from paceline.runtime.decision import check_when_infeasible
-    from paceline.workflows.deciding import decide_for
 
     loaded = Controller.load(controller)
     loaded.check_budgets(budget_ms=budget_ms, first_token_budget_ms=first_token_budget_ms, budget=budget)
     check_when_infeasible(when_infeasible)
-    picture = open_image(image)
-    one_thread()
-    adaptive = AdaptiveModel(load_model(model), loaded, on_message=say)
-    if calibrate:
-        adaptive.calibrate()
-    decision = decide_for(
-        adaptive.model,
-        adaptive.controller,
-        picture,
-        prompt,
+    if image is not None and prompt is not None and (outcomes, sample) == (None, None):
+        loaded, context = _live(loaded, image, prompt, model, calibrate)
+    elif outcomes is not None and sample is not None and (image, prompt) == (None, None):
+        context = _recorded(loaded, outcomes, sample)
+    else:
+        raise PacelineError(
+            "decide: expected --image FILE and --prompt TEXT, or --outcomes DIRECTORY and --sample ID, and not both"
+        )
+    decision = loaded.decide(
+        context,
         budget_ms=budget_ms,
         first_token_budget_ms=first_token_budget_ms,
         budget=budget,
@@ -64,3 +68,28 @@ def run(
     text = f"{chosen}: {decision.predicted_ms:.1f} ms expected, {decision.upper_ms:.1f} ms at most ({decision.reason})"
     value = decision.to_json() | ({"explanation": decision.explain()} if explain else {})
     emit(value, [decision.explain() if explain else text], as_json=as_json)
+
+
+def _live(
+    controller: "Controller", image: Path, prompt: str, model: str, calibrate: bool
+) -> "tuple[Controller, Context]":
+    """The controller on this machine, and the request as it sees it."""
+    from paceline.cli.threads import one_thread
+    from paceline.models.images import open_image
+    from paceline.models.registry import load_model
+    from paceline.runtime.adaptive import AdaptiveModel
+    from paceline.workflows.deciding import live_context
+
+    picture = open_image(image)
+    one_thread()
+    adaptive = AdaptiveModel(load_model(model), controller, on_message=say)
+    if calibrate:
+        adaptive.calibrate()
+    return adaptive.controller, live_context(adaptive.model, adaptive.controller, picture, prompt)
+
+
+def _recorded(controller: "Controller", outcomes: Path, sample: str) -> "Context":
+    from paceline.outcomes.store import read_table
+    from paceline.workflows.deciding import recorded_context
+
+    return recorded_context(read_table(outcomes), controller, sample)

@@ -37,7 +37,9 @@ def run(
         ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Questions in all splits together.")] = 400,
-    timed_samples: Annotated[int, typer.Option(help="How many of them are also timed, one at a time.")] = 96,
+    timed_samples: Annotated[
+        int | None, typer.Option(help="How many of them are also timed, one at a time; by default up to 96.")
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Timed calls of each sample and configuration.")] = 1,
     importance_samples: Annotated[
         int | None,

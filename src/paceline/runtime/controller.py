@@ -212,8 +212,10 @@ class Controller:
         )
 
     def check_space(self, space: KnobSpace, owner: str) -> None:
-        """Raise ControllerError unless `space`, the knobs of `owner`, is this controller's."""
-        if space != self.space:
+        """Raise ControllerError unless `space`, the knobs of `owner`, has every knob and option of this one."""
+        there = {knob.name: set(knob.options) for knob in space.knobs}
+        own = {knob.name: set(knob.options) for knob in self.space.knobs}
+        if there.keys() != own.keys() or any(not own[name] <= there[name] for name in own):
             raise ControllerError(
                 f"controller: it was trained for the knobs {_describe(self.space)}, {owner} has {_describe(space)}; "
                 "use this model's controller or train one with paceline profile and paceline train"

@@ -1,13 +1,14 @@
-"""One decision about an image and a prompt, without generating."""
-
-from typing import Any
+"""What a controller decides about, without generating: an image and a prompt, or a sample of outcomes."""
 
 import numpy as np
 from PIL import Image
 
+from paceline.errors import OutcomesError
 from paceline.models.protocol import ElasticModel, Overview
+from paceline.outcomes.feature_makers import feature_maker, maker_label
+from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.controller import Controller
-from paceline.runtime.decision import Context, Decision
+from paceline.runtime.decision import Context
 
 
 def context_of(model: ElasticModel, controller: Controller, overview: Overview) -> Context:
@@ -22,12 +23,52 @@ def context_of(model: ElasticModel, controller: Controller, overview: Overview) 
     )
 
 
-def decide_for(
-    model: ElasticModel, controller: Controller, image: Image.Image, prompt: str, **limits: Any
-) -> Decision:
-    """Choose a configuration for `prompt` about `image`; `limits` are those of `Controller.decide`.
+def live_context(model: ElasticModel, controller: Controller, image: Image.Image, prompt: str) -> Context:
+    """What the controller sees of `prompt` about `image`.
 
-    The overview's expected time counts as spent, as in a call of its own.
+    Raises:
+        ControllerError: the model lacks knobs or options of the controller.
     """
     controller.check_space(model.knobs, f"the model {model.name}")
-    return controller.decide(context_of(model, controller, model.overview(image, prompt)), **limits)
+    return context_of(model, controller, model.overview(image, prompt))
+
+
+def recorded_context(table: OutcomeTable, controller: Controller, sample_id: str) -> Context:
+    """What the controller sees of a sample in outcomes: its recorded features and workloads.
+
+    Raises:
+        OutcomesError: no such sample, other configurations than the controller's, or features of another maker.
+    """
+    rows = np.flatnonzero(table.sample_id == sample_id)
+    if not len(rows):
+        raise OutcomesError(
+            f"sample: got {sample_id!r}, expected one of {len(table.sample_id)} such as "
+            f"{', '.join(table.sample_id[:3].tolist())}"
+        )
+    if table.space != controller.space or not np.isin(controller.actions, table.actions).all():
+        raise OutcomesError(
+            "outcomes: they do not hold all configurations of the controller; name the outcomes it was trained on, or "
+            "others of the same configurations"
+        )
+    trained = dict(controller.provenance.get("profile") or {}), dict(controller.provenance.get("model") or {})
+    makers = (
+        feature_maker(table.manifest.model, table.manifest.options),
+        feature_maker(trained[1], trained[0]),
+    )
+    if makers[0] != makers[1]:
+        raise OutcomesError(
+            f"outcomes: their features were made by {maker_label(makers[0])}, the controller was trained on those of "
+            f"{maker_label(makers[1])}; name outcomes with the same features"
+        )
+    row, columns = rows[0], np.searchsorted(table.actions, controller.actions)
+    loads = (table.tiles, table.vision_tokens, table.prompt_tokens)
+    tiles, vision_tokens, prompt_tokens = (
+        np.nan_to_num(load[row, columns]).astype(np.int64) for load in loads
+    )
+    return Context(
+        image_features=table.image_features[row],
+        question_features=table.question_features[row],
+        tiles=tiles,
+        vision_tokens=vision_tokens,
+        prompt_tokens=prompt_tokens,
+    )
