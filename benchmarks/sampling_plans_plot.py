@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from paceline.report.axes import PANEL_WIDTH, legend_above, percent_axis
+from paceline.report.axes import PANEL_WIDTH, percent_axis
 from paceline.report.figures import new_figure, save_figure
 from paceline.report.theme import style, theme_named
 
@@ -49,7 +49,7 @@ def save_plot(plans: Mapping[str, Mapping[str, Any]], path: Path, theme: str) ->
             percent_axis(axes.xaxis)
             percent_axis(axes.yaxis)
             axes.set_xlabel("outcomes profiled, share of all")
-            axes.set_title(title, pad=30)
+            axes.set_title(title)
         grid[0, 0].set_ylabel("closed gap")
-        legend_above(grid[0, 0], columns=5)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     return save_figure(figure, path, palette)
