@@ -51,5 +51,7 @@ def save_plot(plans: Mapping[str, Mapping[str, Any]], path: Path, theme: str) ->
             axes.set_xlabel("outcomes profiled, share of all")
             axes.set_title(title)
         grid[0, 0].set_ylabel("closed gap")
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
+        figure.legend(
+            *grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False
+        )
     return save_figure(figure, path, palette)
