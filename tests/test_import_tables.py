@@ -175,8 +175,30 @@ def test_a_split_column_that_shares_images_is_refused(parquet):
 
 @pytest.mark.parametrize("count", [3, 4, 7, 100])
 def test_every_split_has_an_image(count):
-    names = splits_by_image([str(i) for i in range(count)], 0)
+    names = splits_by_image([str(i) for i in range(count)], ["a"] * count, 0)
     assert set(names.tolist()) == {"train", "validation", "test"}
+
+
+def test_every_data_set_is_in_every_split_by_the_same_shares():
+    image = [str(i) for i in range(63)] * 2
+    dataset = (["wide"] * 40 + ["narrow"] * 20 + ["one", "two", "one"]) * 2
+    names = splits_by_image(image, dataset, 0)
+    assert shared_images(image, names.tolist()) == []
+    shares = {
+        part: [
+            int(((names == split) & (np.array(dataset) == part)).sum()) // 2
+            for split in ("train", "validation", "test")
+        ]
+        for part in ("wide", "narrow")
+    }
+    assert shares == {"wide": [24, 6, 10], "narrow": [12, 3, 5]}
+    assert set(names[60:63].tolist()) == {"train", "validation", "test"}
+
+
+def test_a_data_set_of_one_image_joins_the_widest():
+    names = splits_by_image([str(i) for i in range(11)], ["wide"] * 6 + ["narrow"] * 4 + ["one"], 3)
+    assert set(names[:6].tolist()) == {"train", "validation", "test"}
+    assert names[10] in ("train", "validation", "test")
 
 
 def test_costs_stay_costs(tmp_path):

@@ -129,10 +129,10 @@ def _splits(
     if stated is not None:
         return stated, "exported files"
     audit.note(
-        "splits: by image, or by sample where no image is known: "
+        "splits: by image, or by sample where no image is known, every data set in the same shares: "
         f"{'/'.join(f'{100 * share:.0f}' for share in SHARES)} % from seed {options.seed}"
     )
-    return splits_by_image(names["image"], options.seed), "image"
+    return splits_by_image(names["image"], names["dataset"], options.seed), "image"
 
 
 def _prepared(

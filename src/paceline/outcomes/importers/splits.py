@@ -19,24 +19,43 @@ ALIASES = {
 }
 
 
-def splits_by_image(image: Sequence[str], seed: int) -> np.ndarray:
-    """A split per sample, str (n,): equal images are in equal splits.
+def splits_by_image(image: Sequence[str], dataset: Sequence[str], seed: int) -> np.ndarray:
+    """A split per sample, str (n,): equal images are in equal splits, and every data set is in each by `SHARES`.
+
+    Data sets of fewer than 3 images are split together. An image of two data sets counts to the first.
 
     Raises:
         OutcomesError: fewer than 3 images, where some split would stay empty.
     """
-    images, position = np.unique(np.array(image, dtype=np.str_), return_inverse=True)
+    images, first, position = np.unique(
+        np.array(image, dtype=np.str_), return_index=True, return_inverse=True
+    )
     if len(images) < len(SPLITS):
         raise OutcomesError(
             f"splits: got {len(images)} different images, expected {len(SPLITS)} or more, one for each of "
             f"{list(SPLITS)}; import more samples"
         )
-    first = min(max(1, round(SHARES[0] * len(images))), len(images) - 2)
-    second = min(max(first + 1, round((SHARES[0] + SHARES[1]) * len(images))), len(images) - 1)
     names = np.empty(len(images), dtype="<U10")
-    order = np.random.default_rng(seed).permutation(len(images))
-    names[order[:first]], names[order[first:second]], names[order[second:]] = SPLITS
+    generator = np.random.default_rng(seed)
+    for rows in _strata(np.array(dataset, dtype=np.str_)[first]):
+        order = rows[generator.permutation(len(rows))]
+        train = min(max(1, round(SHARES[0] * len(rows))), len(rows) - 2)
+        known = min(max(train + 1, round((SHARES[0] + SHARES[1]) * len(rows))), len(rows) - 1)
+        names[order[:train]], names[order[train:known]], names[order[known:]] = SPLITS
     return names[position]
+
+
+def _strata(dataset: np.ndarray) -> list[np.ndarray]:
+    """Rows of each data set with 3 images or more, and of all others together; never fewer than 3."""
+    _, of, counts = np.unique(dataset, return_inverse=True, return_counts=True)
+    large = np.flatnonzero(counts >= len(SPLITS))
+    strata = [np.flatnonzero(of == part) for part in large]
+    rest = np.flatnonzero(~np.isin(of, large))
+    if len(rest) >= len(SPLITS) or not strata:
+        return [*strata, rest] if len(rest) else strata
+    widest = int(np.argmax([len(rows) for rows in strata]))
+    strata[widest] = np.sort(np.concatenate([strata[widest], rest]))
+    return strata
 
 
 def stated_splits(split: Sequence[str], image: Sequence[str], audit: Audit) -> np.ndarray | None:
