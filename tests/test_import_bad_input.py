@@ -355,3 +355,20 @@ def test_table_files(table, folder, tmp_path):
 def test_propensities_are_probabilities(table, tmp_path):
     words = [*TABLE[2:], "--propensity", "runtime"]
     assert "is not in (0, 1]" in refused(tmp_path, table, *words)
+
+
+def test_twenty_thousand_files_of_something_else(folder, tmp_path):
+    junk = tmp_path / "junk"
+    junk.mkdir()
+    for i in range(20_000):
+        (junk / f"note_{i}.json").write_text("{}")
+    said = message(run("import", junk, "--out", tmp_path / "o"))
+    assert "20000 in all" in said
+    assert len(said) < 2500
+    assert not (tmp_path / "o").exists()
+    result = run(
+        "import", junk, *(path for path in folder.iterdir() if path.is_dir()), "--out", tmp_path / "o"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "20000" in result.stdout
+    assert len(result.stdout) < 5000
