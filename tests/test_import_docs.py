@@ -109,6 +109,7 @@ def test_the_page_has_its_parts():
         "I have exp5 and exp6 files",
         "I want exp6 or core_exp files of my own sweep",
         "I have a table",
+        "Time and memory",
     ]
     assert [words[0] for block in COMMANDS for words in block].count("import") >= 8
 
