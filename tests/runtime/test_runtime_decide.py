@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controllers import FakeClock, context, controller, fake_training, rows_to_serve, table
-from fakes import OVERVIEW_MS
+from fakes import FAKE_SPACE, OVERVIEW_MS
 from paceline.errors import BudgetError, ControllerError, InfeasibleBudgetError, TrainError
+from paceline.knobs import Knob, KnobSpace
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import AverageBudget
 from paceline.runtime.controller import Controller
@@ -352,3 +353,27 @@ def test_choosing_beats_any_one_configuration():
     accuracy = np.mean([rows.accuracy[i, d.action] for i, d in enumerate(made)])
     affordable = np.nanmean(rows.latency_ms, axis=0) <= average
     assert accuracy > rows.accuracy[:, affordable].mean(axis=0).max() + 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fits"),
+    [
+        ("top_k", (4, 16, 32), True),
+        ("top_k", (4, 8, 16, 32), True),
+        ("top_k", (4, 16), False),
+        ("experts", (4, 16, 32), False),
+    ],
+)
+def test_a_model_needs_every_knob_and_option(name, options, fits):
+    knobs = [Knob(name=name, options=options) if knob.name == "top_k" else knob for knob in FAKE_SPACE.knobs]
+    if fits:
+        controller().check_space(KnobSpace(tuple(knobs)), "the model")
+    else:
+        with pytest.raises(ControllerError, match="trained for the knobs"):
+            controller().check_space(KnobSpace(tuple(knobs)), "the model")
+
+
+def test_a_model_may_have_no_further_knob():
+    knobs = (*FAKE_SPACE.knobs, Knob(name="resolution", options=(1, 2)))
+    with pytest.raises(ControllerError, match="trained for the knobs"):
+        controller().check_space(KnobSpace(knobs), "the model")
