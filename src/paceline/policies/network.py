@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paceline.knobs import KnobSpace
+from paceline.policies.feature_scaling import FEATURE_LIMIT
 from paceline.policies.heads import make_head
-from paceline.policies.numpy_policy import FEATURE_LIMIT
 from paceline.policies.spec import PolicySpec
 from paceline.policies.stacked import StackedLinear
 
