@@ -6,10 +6,8 @@ import numpy as np
 
 from paceline.errors import ControllerError
 from paceline.policies.context_code import encode_context
+from paceline.policies.feature_scaling import FEATURE_LIMIT
 from paceline.policies.spec import PolicySpec
-
-FEATURE_LIMIT = 5.0
-"""Standardised features are clipped to this many standard deviations, so that an odd input cannot run away."""
 
 
 class NumpyPolicy:
