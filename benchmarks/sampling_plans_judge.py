@@ -9,8 +9,9 @@ from paceline.evaluation import baselines
 from paceline.evaluation.budget_grid import budget_grid
 from paceline.evaluation.metrics import sample_accuracy
 from paceline.evaluation.pricing import fit_price
-from paceline.evaluation.problem import Scorer, fit_latency, problem_of
+from paceline.evaluation.problem import fit_latency, problem_of
 from paceline.evaluation.splits import fit_and_test
+from paceline.learning.problem import Scorer
 from paceline.outcomes.table import OutcomeTable
 
 MODES = ("hard", "average")

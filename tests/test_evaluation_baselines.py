@@ -8,9 +8,9 @@ from paceline.evaluation import baselines, metrics
 from paceline.evaluation.budget_grid import budget_grid, fixed_grid
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.pricing import choose_at, fit_price, one_hot, pick
-from paceline.evaluation.problem import Problem
 from paceline.evaluation.results import equal_latency_gain, full_accuracy_share
 from paceline.knobs import Knob, KnobSpace
+from paceline.learning.problem import Problem
 from paceline.outcomes.bootstrap import SceneBootstrap
 
 SPACE = KnobSpace((Knob(name="effort", options=(1, 2, 4)),))

@@ -10,7 +10,7 @@ from paceline.errors import OutcomesError
 from paceline.evaluation import baselines, results
 from paceline.evaluation.budget_grid import budget_grid, fixed_grid
 from paceline.evaluation.pricing import choose_at, fit_price, one_hot
-from paceline.evaluation.problem import Problem, Scorer
+from paceline.learning.problem import Problem, Scorer
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.outcomes.bootstrap import SceneBootstrap
 

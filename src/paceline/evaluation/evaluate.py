@@ -5,10 +5,11 @@ from typing import Any, Protocol, runtime_checkable
 from paceline.errors import ControllerError
 from paceline.evaluation.contest import ContestOptions, contest
 from paceline.evaluation.policy_scorer import decision_overhead, policy_scorer
-from paceline.evaluation.problem import Problem, problem_of
+from paceline.evaluation.problem import problem_of
 from paceline.evaluation.splits import fit_and_test
 from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.problem import Problem
 from paceline.learning.progress import Progress
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.numpy_policy import NumpyPolicy

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from paceline.errors import ControllerError
-from paceline.evaluation.pricing import pick
-from paceline.evaluation.problem import Problem, Scorer
 from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.learners.contender import pick
+from paceline.learning.problem import Problem, Scorer
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.numpy_policy import NumpyPolicy
 

@@ -1,61 +1,14 @@
-"""What a chooser is judged on: accuracy, expected and upper latency of every sample under every configuration."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+"""From an outcome table to the problem that contenders are judged on."""
 
 import numpy as np
 
 from paceline.errors import OutcomesError
-from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.problem import Problem
 from paceline.outcomes.table import OutcomeTable
 
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Problem:
-    """n samples, m configurations; every configuration was tested on every sample."""
-
-    space: KnobSpace
-    actions: np.ndarray  # int64 (m,)
-    accuracy: np.ndarray  # float64 (n, m) in [0, 1]
-    mean_ms: np.ndarray  # float64 (n, m): expected latency
-    upper_ms: np.ndarray  # float64 (n, m): calibrated upper latency
-    measured_ms: np.ndarray  # float64 (n, m); NaN = not timed
-    kind: np.ndarray  # str (n,)
-    scene: np.ndarray  # str (n,): equal for equal images
-    image_features: np.ndarray  # float32 (n, image_width)
-    question_features: np.ndarray  # float32 (n, question_width)
-
-    def __post_init__(self) -> None:
-        if np.isnan(self.accuracy).any() or not len(self.accuracy):
-            raise OutcomesError(
-                "evaluation: expected at least one sample and an outcome in every cell; select complete samples"
-            )
-
-    @property
-    def configuration_mean_ms(self) -> np.ndarray:
-        """Mean expected latency per configuration, (m,)."""
-        return self.mean_ms.mean(axis=0)
-
-    @property
-    def cheapest(self) -> int:
-        """Column of the configuration with the lowest mean latency."""
-        return int(np.argmin(self.configuration_mean_ms))
-
-    @property
-    def full(self) -> int:
-        """Column of the space's full configuration; of the slowest if the full one was not tested."""
-        found = np.flatnonzero(self.actions == self.space.action(self.space.full))
-        return int(found[0]) if len(found) else int(np.argmax(self.configuration_mean_ms))
-
-    def feasible(self, budget_ms: float) -> np.ndarray:
-        """bool (n, m): upper latency within the budget."""
-        return self.upper_ms <= budget_ms
-
-
-Scorer: TypeAlias = Callable[[Problem, float | None], np.ndarray]
-"""(problem, budget in ms or None) -> values on the accuracy scale, (n, m); -inf where it never chooses."""
+RUNTIME, COST = "runtime", "cost"
+"""Kinds of `latency_ms` in the manifest's options beside latencies: solver runtimes and prices."""
 
 
 def problem_of(table: OutcomeTable, latency: LatencyEstimator) -> Problem:
@@ -71,8 +24,10 @@ def problem_of(table: OutcomeTable, latency: LatencyEstimator) -> Problem:
         measured_ms=table.latency_ms.astype(np.float64),
         kind=table.kind,
         scene=table.image_hash,
+        dataset=table.dataset,
         image_features=table.image_features,
         question_features=table.question_features,
+        cutoff_ms=latency.facts.get("cutoff_ms"),
     )
 
 
@@ -81,9 +36,14 @@ def fit_latency(
 ) -> LatencyEstimator:
     """The latency estimate (whole call, or to the first token) from timed samples outside the test split.
 
-    Where no first token was timed, as in some imports, the whole call's time stands in: it is never below it.
+    Where no first token was timed, as in some imports, the whole call's time stands in: it is never below it. Costs
+    and runtimes that are known only afterwards are estimated by each configuration's mean; a runtime's upper bound
+    is 0, since nothing can be excluded in advance.
     """
     rows = table.select(table.split != "test")
+    kind = table.manifest.options.get("latency_kind", "latency")
+    if kind in (RUNTIME, COST):
+        return _by_configuration(rows, kind)
     first_token = first_token and bool(np.isfinite(table.first_token_ms).any())
     return LatencyEstimator.fit(
         rows.space,
@@ -96,3 +56,25 @@ def fit_latency(
         violation_rate=violation_rate,
         seed=seed,
     )
+
+
+def _by_configuration(rows: OutcomeTable, kind: str) -> LatencyEstimator:
+    times = rows.latency_ms.astype(np.float64)
+    known = np.isfinite(times)
+    if not known.any(axis=0).all():
+        missing = rows.actions[~known.any(axis=0)]
+        raise OutcomesError(
+            f"outcomes: actions {missing[:5].tolist()} have no {kind} outside the test split; give every "
+            "configuration some"
+        )
+    means = np.where(known, times, 0.0).sum(axis=0) / known.sum(axis=0)
+    facts = {"kind": kind, "timed_samples": int(known.any(axis=1).sum())}
+    if kind == RUNTIME:
+        return LatencyEstimator.constant(
+            rows.space,
+            rows.actions,
+            means,
+            upper_ratio=0.0,
+            facts=facts | {"cutoff_ms": float(times[known].max())},
+        )
+    return LatencyEstimator.constant(rows.space, rows.actions, means, upper_ratio=1.0, facts=facts)

@@ -7,7 +7,7 @@ import numpy as np
 
 from paceline.evaluation import metrics
 from paceline.evaluation.baselines import Hull
-from paceline.evaluation.problem import Problem
+from paceline.learning.problem import Problem
 from paceline.outcomes.bootstrap import SceneBootstrap, interval, ratio
 
 Shares = Mapping[str, Sequence[np.ndarray]]
