@@ -11,12 +11,13 @@ import torch
 
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.contexts import ContextRanges, context_ranges
-from paceline.learning.dataset import DecisionProblem, feature_scaling, training_problems
+from paceline.learning.dataset import DecisionProblem, feature_scaling, split_samples, training_problems
 from paceline.learning.groups import GroupSource
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.trainer import Trainer, fingerprint_of
+from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
@@ -66,7 +67,7 @@ def train_controller_policy(
     generator = torch.Generator().manual_seed(options.seed)
     network = PolicyNetwork(spec, table.space, dropout=options.dropout, generator=generator)
     scaling = feature_scaling(train.features)
-    preparation = train_preparation(table.split_rows("train"))
+    preparation = train_preparation(split_samples(table, "train"))
     train_source = GroupSource(train, spec, table.space, options, scaling, preparation)
     validation_source = GroupSource(validation, spec, table.space, options, scaling)
     trainer = Trainer(network, train_source, validation_source, ranges, options, generator)
@@ -115,15 +116,15 @@ def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) ->
 
 def _warnings(train: DecisionProblem) -> list[str]:
     """What makes learning pointless though possible."""
-    observed = train.accuracy[train.tested]
-    if observed.min() == observed.max():
-        return [
-            f"accuracy is {observed.min():g} for every sample and configuration: "
-            "there is nothing to learn but to be cheap"
-        ]
-    high = np.where(train.tested, train.accuracy, -np.inf).max(axis=1)
-    low = np.where(train.tested, train.accuracy, np.inf).min(axis=1)
-    share = float((high > low).mean())
+    least, most, differing = np.inf, -np.inf, 0
+    for rows in row_chunks(*train.tested.shape):
+        high = np.where(train.tested[rows], train.accuracy[rows], -np.inf).max(axis=1)
+        low = np.where(train.tested[rows], train.accuracy[rows], np.inf).min(axis=1)
+        least, most = min(least, low.min()), max(most, high.max())
+        differing += int((high > low).sum())
+    if least == most:
+        return [f"accuracy is {least:g} for every sample and configuration: there is nothing to learn but to be cheap"]
+    share = differing / len(train.tested)
     if share < 0.05:
         return [f"accuracy differs between configurations for only {share:.1%} of the train samples"]
     return []
