@@ -20,7 +20,13 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
     algorithm: Annotated[str, typer.Option(help="grpo, supervised or outcome.")] = "grpo",
-    head: Annotated[str, typer.Option(help="joint, or independent (one distribution per knob).")] = "joint",
+    head: Annotated[
+        str,
+        typer.Option(help="joint, independent (per knob) or embedding (configurations by their knobs)."),
+    ] = "joint",
+    score_untested: Annotated[
+        bool, typer.Option(help="Decide among untested configurations too (embedding, independent).")
+    ] = False,
     reward: Annotated[str, typer.Option(help="masked, v1 or v2.")] = "masked",
     group_size: Annotated[
         int | None, typer.Option(help="Actions per group; by default all tested ones.")
@@ -44,7 +50,14 @@ def run(
     from paceline.outcomes.store import read_table
     from paceline.workflows.training import profiled_overview_ms, train_controller
 
-    options = TrainOptions(algorithm=algorithm, head=head, reward=reward, group_size=group_size, seed=seed)
+    options = TrainOptions(
+        algorithm=algorithm,
+        head=head,
+        score_untested=score_untested,
+        reward=reward,
+        group_size=group_size,
+        seed=seed,
+    )
     if epochs is not None:
         options = replace(options, epochs=epochs)
     check_writable(out, checkpoints, tensorboard)

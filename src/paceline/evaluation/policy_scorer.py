@@ -27,7 +27,8 @@ def policy_scorer(policy: NumpyPolicy, actions: np.ndarray, *, scale: float = 1.
     if len(missing):
         raise ControllerError(
             f"controller: {len(missing)} of its {len(chosen)} configurations were not tested in these outcomes "
-            f"(actions {missing[:8].tolist()}...); evaluate it on a profile of the same plan and configurations"
+            f"(actions {missing[:8].tolist()}...); evaluate it on a profile of these "
+            "configurations, or train one without score_untested"
         )
     columns = np.searchsorted(actions, chosen)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from paceline.errors import TrainError
-from paceline.policies.spec import HEADS
+from paceline.policies.spec import HEADS, UNTESTED_HEADS
 from paceline.rewards import RewardParams
 
 ALGORITHMS = ("grpo", "supervised", "outcome")
@@ -26,7 +26,8 @@ class TrainOptions:
     )
     seed: int = 0
 
-    head: str = "joint"  # "joint" or "independent" (one distribution per knob)
+    head: str = "joint"  # "joint", "independent" (per knob) or "embedding" (configurations by their knobs)
+    score_untested: bool = False  # decide among all of the knob space, not only among what was tested
     members: int = 3  # networks trained side by side; their mean score decides
     hidden: int = 128
     dropout: float = 0.4
@@ -60,6 +61,11 @@ class TrainOptions:
         for name, allowed in (("algorithm", ALGORITHMS), ("head", HEADS), ("reward", REWARDS)):
             if getattr(self, name) not in allowed:
                 raise TrainError(f"{name}: got {getattr(self, name)!r}, expected one of {list(allowed)}")
+        if self.score_untested and self.head not in UNTESTED_HEADS:
+            raise TrainError(
+                f"score_untested: head {self.head!r} scores tested configurations only, expected one of "
+                f"{list(UNTESTED_HEADS)}"
+            )
         whole = ("members", "hidden", "inner_epochs", "batch_size", "patience", "checkpoint_every")
         for name in whole:
             _check_whole(name, getattr(self, name), 1)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from paceline.learning.groups import GroupSource
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
+from paceline.learning.scored_actions import actions_to_score
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.preparation import KEY
@@ -44,11 +45,15 @@ def train_controller_policy(
     latency: LatencyEstimator,
     options: TrainOptions,
     *,
+    scored_actions: np.ndarray | None = None,
     checkpoint_dir: Path | None = None,
     tensorboard_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> TrainedPolicy:
     """Train on the table's train split, stop on its validation split.
+
+    `scored_actions`: actions that the policy is to score besides the tested ones, for a head that can; None: all of
+    the space if `options.score_untested`, else no others. Training sees tested configurations only.
 
     With a `checkpoint_dir` an interrupted run resumes exactly where it was. Uses as many threads as torch is set
     to; one is fastest at these sizes and the only setting that repeats bit for bit.
@@ -65,6 +70,9 @@ def train_controller_policy(
         progress.message(warning)
     spec = _spec(table, train, options)
     generator = torch.Generator().manual_seed(options.seed)
+    scored = None
+    if options.score_untested or scored_actions is not None:
+        scored = actions_to_score(table.space, table.actions, options.head, scored_actions)
     network = PolicyNetwork(spec, table.space, dropout=options.dropout, generator=generator)
     scaling = feature_scaling(train.features)
     preparation = train_preparation(split_samples(table, "train"))
@@ -81,13 +89,14 @@ def train_controller_policy(
     finally:
         writer.close()
     return TrainedPolicy(
-        spec=spec,
-        arrays=dict(export_arrays(network, *scaling)),
+        spec=spec if scored is None else replace(spec, actions=tuple(scored.tolist())),
+        arrays=dict(export_arrays(network, *scaling, scored)),
         history=trainer.history,
         facts={
             "algorithm": options.algorithm,
             "options": options.to_json(),
             "samples": {"train": len(train.features), "validation": len(validation.features)},
+            "tested_configurations": len(table.actions),
             "preparation": preparation.recipe.to_json(),
             "ranges": _ranges_json(ranges),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from paceline.knobs import KnobSpace
 from paceline.policies.feature_scaling import FEATURE_LIMIT
-from paceline.policies.heads import StackedLinear, make_head
+from paceline.policies.heads import make_head
 from paceline.policies.spec import PolicySpec
+from paceline.policies.stacked import StackedLinear
 
 
 class PolicyNetwork(nn.Module):
@@ -101,9 +102,16 @@ def standardise(
 
 @torch.no_grad()
 def export_arrays(
-    network: PolicyNetwork, feature_mean: np.ndarray, feature_scale: np.ndarray
+    network: PolicyNetwork,
+    feature_mean: np.ndarray,
+    feature_scale: np.ndarray,
+    scored_actions: np.ndarray | None = None,
 ) -> Mapping[str, np.ndarray]:
-    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one, heads into one weight."""
+    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one, heads into one weight.
+
+    `scored_actions`: the actions that the arrays are to score instead of the tested ones of `network.spec`; TrainError
+    for a head that cannot.
+    """
     hidden = network.spec.hidden
     parts = network.fuse.weight.double().split(hidden, dim=1)
     layers = (network.image, network.question, network.budget)
@@ -111,7 +119,7 @@ def export_arrays(
     bias = network.fuse.bias.double()
     for layer, part in zip(layers, parts, strict=True):
         bias = bias + layer.bias.double() @ part
-    head_weight, head_bias = network.head.folded()
+    head_weight, head_bias = network.head.folded(scored_actions)
     tensors = {
         "input.weight": torch.cat(weights, dim=1),
         "input.bias": bias,

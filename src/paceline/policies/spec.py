@@ -7,7 +7,9 @@ import numpy as np
 
 from paceline.errors import ControllerError
 
-HEADS = ("joint", "independent")
+HEADS = ("joint", "independent", "embedding")
+UNTESTED_HEADS = ("embedding", "independent")
+"""Heads that can score configurations which were never tested."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.price import fit_price, mean_chosen_latency
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
+from paceline.outcomes.workloads import over_actions
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import PriceTable
 from paceline.runtime.controller import Controller, Guard, Trained
@@ -36,12 +37,15 @@ def build_controller(
 ) -> Controller:
     """See `Controller.from_training`."""
     policy = NumpyPolicy(trained.spec, trained.arrays)
-    expected = np.asarray(trained.spec.actions)
-    if not np.array_equal(expected, table.actions):
+    scored = np.asarray(trained.spec.actions, dtype=np.int64)
+    tested = trained.facts.get("tested_configurations", len(scored))
+    if len(table.actions) != tested or not np.isin(table.actions, scored).all():
         raise TrainError(
-            f"policy: it scores {len(expected)} configurations, the table tested {len(table.actions)} others; "
-            "build the controller from the table it was trained on"
+            f"policy: it scores {len(scored)} configurations and was trained on {tested}, the table tested "
+            f"{len(table.actions)} others; build the controller from the table it was trained on"
         )
+    if len(scored) > len(table.actions):
+        table = over_actions(table, scored)
     manifest = table.manifest
     lengths = table.output_tokens[np.isfinite(table.output_tokens)]
     if overview_ms is None:
