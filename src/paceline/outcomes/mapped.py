@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from paceline.errors import OutcomesError
 from paceline.knobs import KnobSpace
+from paceline.outcomes.chunks import reserve
 from paceline.outcomes.groups import group_means, group_medians
 from paceline.outcomes.rows import (
     BATCH_ROWS,
@@ -107,7 +108,7 @@ def _load(directory: Path, key: dict[str, Any]) -> tuple[np.ndarray, dict[str, n
         actions = np.load(directory / "actions.npy")
         # A plain array over the map: numpy's own subclass takes slower paths that copy.
         cells = {name: np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in CELL_FIELDS}
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     return actions, cells
 
@@ -126,9 +127,13 @@ def _make(
 ) -> None:
     try:
         actions = _actions(path)
-        cells = _empty_cells(directory, (len(sample_ids), len(actions)))
+    except (pa.ArrowException, OSError, KeyError):
+        read_rows(path, space, sample_ids)  # says what is wrong with the file
+        raise
+    cells = _empty_cells(directory, (len(sample_ids), len(actions)))
+    try:
         repeated = _fill(path, space, sample_ids, actions, cells)
-    except (OutcomesError, pa.ArrowException, OSError, KeyError):
+    except OutcomesError:
         read_rows(path, space, sample_ids)  # the same fault, told for the file as a whole
         raise
     if repeated is not None:
@@ -153,6 +158,7 @@ def _empty_cells(directory: Path, shape: tuple[int, int]) -> dict[str, np.memmap
     for name in CELL_FIELDS:
         kind, absent = (np.int32, -1) if name in COUNT_CELLS else (np.float32, np.nan)
         array = np.lib.format.open_memmap(directory / f"{name}.npy", mode="w+", dtype=kind, shape=shape)
+        reserve(directory / f"{name}.npy")
         array.fill(absent)
         cells[name] = array
     return cells
