@@ -1,7 +1,7 @@
-"""A made-up outcomes directory of any size, written in pieces: 432 configurations, features that tell what a sample needs.
+"""A made-up outcomes directory of any size, written in pieces: 432 configurations, and features that tell what pays.
 
-A sample has a kind, a difficulty and a wanted knob. Its answer is right with a chance that rises with the option of that
-knob (all three together for one kind in four). Image features show the difficulty, question features the kind, both
+A sample has a kind, a difficulty and a wanted knob. Its answer is right with a chance that rises with the option of
+that knob (all three together for one kind in four). Image features show the difficulty, question features the kind, both
 through a random mixing and noise.
 """
 
@@ -38,15 +38,15 @@ CHUNK_SAMPLES = 2048
 TOKENS_PER_CROP = 16
 
 
-def write_generated(
-    path: Path, samples: int, *, actions: Sequence[int] | None = None, seed: int = 0
-) -> Path:
-    """An outcomes directory of `samples` x `actions` (default all 432), every one timed; 80 % train, 10 % validation."""
+def write_generated(path: Path, samples: int, *, actions: Sequence[int] | None = None, seed: int = 0) -> Path:
+    """An outcomes directory of `samples` x `actions` (all 432), every one timed; 80 % train, 10 % validation."""
     rng = np.random.default_rng(seed)
     kind, difficulty = rng.integers(0, len(KINDS), samples), rng.random(samples)
     chosen = np.arange(SPACE.size) if actions is None else np.asarray(sorted(actions))
     ids = [f"s{i:07d}" for i in range(samples)]
-    split = np.where(np.arange(samples) % 10 < 8, "train", np.where(np.arange(samples) % 10 < 9, "validation", "test"))
+    split = np.where(
+        np.arange(samples) % 10 < 8, "train", np.where(np.arange(samples) % 10 < 9, "validation", "test")
+    )
     path.mkdir(parents=True, exist_ok=True)
     write_samples(
         path / SAMPLES,
@@ -72,7 +72,9 @@ def _features(kind: np.ndarray, difficulty: np.ndarray, rng: np.random.Generator
     told = np.eye(len(KINDS))[kind]
     shown = np.stack([difficulty, difficulty**2, np.sin(6 * difficulty)], axis=1)
     image = shown @ rng.normal(size=(3, IMAGE_WIDTH)) + 0.5 * rng.normal(size=(len(kind), IMAGE_WIDTH))
-    question = told @ rng.normal(size=(len(KINDS), QUESTION_WIDTH)) + rng.normal(size=(len(kind), QUESTION_WIDTH))
+    question = told @ rng.normal(size=(len(KINDS), QUESTION_WIDTH)) + rng.normal(
+        size=(len(kind), QUESTION_WIDTH)
+    )
     return np.concatenate([image, question], axis=1).astype(np.float32)
 
 
@@ -80,17 +82,18 @@ def _groups(
     ids: list[str], kind: np.ndarray, difficulty: np.ndarray, actions: np.ndarray, rng: np.random.Generator
 ) -> Iterator[pa.Table]:
     """Row groups of CHUNK_SAMPLES samples each."""
-    levels = SPACE.option_indices(actions) / (np.array(SPACE.shape) - 1)
-    crops, top_k, blocks = (
-        np.array(knob.options)[column] for knob, column in zip(SPACE.knobs, SPACE.option_indices(actions).T, strict=True)
-    )
+    indices = SPACE.option_indices(actions)
+    levels = indices / (np.array(SPACE.shape) - 1)
+    crops, top_k, blocks = (np.array(knob.options)[indices[:, i]] for i, knob in enumerate(SPACE.knobs))
     usual_ms = 4.0 + 0.8 * crops + blocks * (0.4 + 0.04 * crops * (0.25 + 0.75 * top_k / 32))
     reached = np.concatenate([levels, levels.mean(axis=1, keepdims=True)], axis=1)  # (m, kinds)
     m = len(actions)
     for start in range(0, len(ids), CHUNK_SAMPLES):
         part = slice(start, min(start + CHUNK_SAMPLES, len(ids)))
         n = part.stop - start
-        chance = 0.1 + 0.85 / (1 + np.exp(STEEPNESS * (difficulty[part, None] - reached[:, kind[part]].T - 0.1)))
+        chance = 0.1 + 0.85 / (
+            1 + np.exp(STEEPNESS * (difficulty[part, None] - reached[:, kind[part]].T - 0.1))
+        )
         latency = usual_ms * np.exp(0.03 * rng.standard_normal((n, m)))
         tokens = np.broadcast_to(TOKENS_PER_CROP * (crops + 1), (n, m))
         values = {

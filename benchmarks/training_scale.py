@@ -65,9 +65,7 @@ def train_once(path: Path) -> dict[str, Any]:
     options = TrainOptions(warm_epochs=STAGE_EPOCHS, epochs=STAGE_EPOCHS)
     trained = train_controller(table, options, progress=times)
     wall, processor = times.seconds()
-    epochs = {
-        stage: slice(i * STAGE_EPOCHS + 1, (i + 1) * STAGE_EPOCHS) for i, stage in enumerate(STAGES)
-    }
+    epochs = {stage: slice(i * STAGE_EPOCHS + 1, (i + 1) * STAGE_EPOCHS) for i, stage in enumerate(STAGES)}
     return {
         "samples": table.samples,
         "outcomes": int(table.accuracy.size),
@@ -83,7 +81,9 @@ def train_once(path: Path) -> dict[str, Any]:
 
 def in_process(words: list[str]) -> str:
     """Standard output of this module with `words`, in a process of its own."""
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment = os.environ | dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+    )
     command = [sys.executable, "-m", "benchmarks.training_scale", *words]
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
@@ -101,7 +101,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         )
     return line | {
         "memory_gib": round(max(run["memory_gib"] for run in runs), 3),
-        "read_seconds": [round(run["read_seconds"], 1) for run in runs],  # the first one makes the mapped files
+        "read_seconds": [
+            round(run["read_seconds"], 1) for run in runs
+        ],  # the first one makes the mapped files
         "total_seconds": [round(run["total_seconds"], 1) for run in runs],
         "validation_reward": round(statistics.median(run["validation_reward"] for run in runs), 4),
         "runs": len(runs),
@@ -111,7 +113,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def growth(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Exponent of time over samples (1: linear) by least squares of logarithms, and whether memory held."""
     samples = np.log([line["samples"] for line in lines])
-    found: dict[str, Any] = {"within_memory_limit": all(line["memory_gib"] <= MEMORY_LIMIT_GIB for line in lines)}
+    found: dict[str, Any] = {
+        "within_memory_limit": all(line["memory_gib"] <= MEMORY_LIMIT_GIB for line in lines)
+    }
     if len(lines) > 1:
         for stage in STAGES:
             seconds = np.log([line[f"{stage}_epoch_processor_seconds"] for line in lines])
@@ -124,7 +128,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="samples, separated by commas")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("runs/training_scale"), help="for the made-up tables")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/training_scale"), help="for the made-up tables"
+    )
     parser.add_argument("--write", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

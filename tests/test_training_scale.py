@@ -20,7 +20,7 @@ from paceline.evaluation.problem import fit_latency
 from paceline.latency import calibration
 from paceline.learning import dataset
 from paceline.learning.contexts import context_ranges
-from paceline.learning.dataset import feature_scaling, training_problems
+from paceline.learning.dataset import training_problems
 from paceline.learning.options import TrainOptions
 from paceline.learning.train import TrainedPolicy, train_controller_policy
 from paceline.outcomes import chunks, mapped
@@ -125,7 +125,9 @@ def test_damaged_mapped_files_are_made_again(directory, monkeypatch, damage):
     before = read_table(directory)
     (directory / ".cells" / "key.json").write_bytes(damage)
     assert_equal_cells(before, read_table(directory))
-    assert json.loads((directory / ".cells" / "key.json").read_text())["layout_version"] == mapped.LAYOUT_VERSION
+    assert (
+        json.loads((directory / ".cells" / "key.json").read_text())["layout_version"] == mapped.LAYOUT_VERSION
+    )
 
 
 def test_mapped_files_that_lost_their_end_are_made_again(directory, monkeypatch):

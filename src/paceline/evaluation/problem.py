@@ -87,7 +87,8 @@ def fit_latency(
     rows = table.split != "test"
     # A table mapped from files is not copied: the fit takes what it needs of it.
     first_token = first_token and any(
-        np.isfinite(table.first_token_ms[part][rows[part]]).any() for part in row_chunks(*table.accuracy.shape)
+        np.isfinite(table.first_token_ms[part][rows[part]]).any()
+        for part in row_chunks(*table.accuracy.shape)
     )
     return LatencyEstimator.fit(
         table.space,

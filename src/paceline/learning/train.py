@@ -68,7 +68,7 @@ def train_controller_policy(
     warnings = _warnings(train)
     for warning in warnings:
         progress.message(warning)
-    spec = _spec(table, train, options)
+    spec = _spec(table, train, ranges, options)
     generator = torch.Generator().manual_seed(options.seed)
     scored = None
     if options.score_untested or scored_actions is not None:
@@ -107,8 +107,11 @@ def train_controller_policy(
     )
 
 
-def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) -> PolicySpec:
+def _spec(
+    table: OutcomeTable, train: DecisionProblem, ranges: ContextRanges, options: TrainOptions
+) -> PolicySpec:
     means = train.configuration_means(train.mean_ms)
+    reads_price = options.output == "logits"
     return PolicySpec(
         head=options.head,
         members=options.members,
@@ -119,7 +122,10 @@ def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) ->
         budget_high_ms=float(means.max()),
         full_latency_ms=train.full_latency_ms,
         actions=tuple(int(action) for action in table.actions),
-        temperature=options.temperature,
+        temperature=1.0 if reads_price else options.temperature,
+        output=options.output,
+        price_low=ranges.price_low if reads_price else None,
+        price_high=ranges.price_high if reads_price else None,
     )
 
 
@@ -132,7 +138,9 @@ def _warnings(train: DecisionProblem) -> list[str]:
         least, most = min(least, low.min()), max(most, high.max())
         differing += int((high > low).sum())
     if least == most:
-        return [f"accuracy is {least:g} for every sample and configuration: there is nothing to learn but to be cheap"]
+        return [
+            f"accuracy is {least:g} for every sample and configuration: there is nothing to learn but to be cheap"
+        ]
     share = differing / len(train.tested)
     if share < 0.05:
         return [f"accuracy differs between configurations for only {share:.1%} of the train samples"]
@@ -157,7 +165,7 @@ def _outcome_facts(trainer: Trainer) -> dict[str, Any]:
         "validation_average_reward": score.average_reward,
         "best_epochs": trainer.best_epochs,
     }
-    if trainer.reference:
+    if trainer.stages[0].name == "warm":
         kept = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
         trainer.network.load_state_dict(trainer.reference)
         facts["warm_start_validation_reward"] = trainer.score().reward

@@ -25,17 +25,19 @@ def validate(
     network: PolicyNetwork, source: GroupSource, contexts: list[tuple[float, float]]
 ) -> ValidationScore:
     """Score the policy on a split under (budget, price) contexts."""
+    reads_price = network.spec.output == "logits"
     totals = [_Total() for _ in contexts]
     for part in row_chunks(len(source), len(network.spec.actions)):
         rows = torch.arange(part.start, part.stop)
         read = network.read_features(source.features[part].expand(network.spec.members, -1, -1))
-        scores: dict[float, torch.Tensor] = {}
+        scores: dict[tuple[float, float], torch.Tensor] = {}
         for total, (budget, price) in zip(totals, contexts, strict=True):
-            if budget not in scores:
-                codes = source.codes(torch.tensor([budget])).expand(network.spec.members, -1, -1)
-                scores[budget] = network.mean_scores(network.decide(read + network.read_budget(codes)))
+            seen = (budget, price if reads_price else 0.0)
+            if seen not in scores:
+                codes = source.codes(*torch.tensor(seen).unsqueeze(-1)).expand(network.spec.members, -1, -1)
+                scores[seen] = network.mean_scores(network.decide(read + network.read_budget(codes)))
             groups = source.groups(rows, torch.full((len(rows),), budget), torch.full((len(rows),), price))
-            logits = scores[budget] - groups.charge / network.spec.temperature
+            logits = scores[seen] if reads_price else scores[seen] - groups.charge / network.spec.temperature
             possible = groups.feasible.any(dim=-1)
             chosen = torch.where(groups.feasible, logits, -torch.inf).argmax(dim=-1, keepdim=True)
             probability = masked_log_softmax(logits, groups.feasible).exp()

@@ -55,6 +55,6 @@ def reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise OutcomesError(
-                f"{path.parent}: no room for {size / 2**20:,.0f} MiB ({error.strerror}), which a table of this size needs; "
+                f"{path.parent}: no room for {size / 2**20:,.0f} MiB ({error.strerror}), which so large a table needs; "
                 "free space there, or set TMPDIR to a folder of another disk"
             ) from error

@@ -1,7 +1,7 @@
 """The cells of a large outcomes.parquet as memory-mapped arrays, made once and kept beside it.
 
 `.cells/` in the outcomes directory holds an .npy file of (samples, configurations) for every field of CELL_FIELDS, and
-key.json, which says what they were made from. They are made again whenever that changes, and may be deleted at any time.
+key.json, which says what they were made from. They are made again when that changes, and may be deleted at any time.
 """
 
 import hashlib
@@ -122,9 +122,7 @@ def _moved(made: Path, kept: Path) -> Path:
     return kept
 
 
-def _make(
-    path: Path, space: KnobSpace, sample_ids: np.ndarray, directory: Path, key: dict[str, Any]
-) -> None:
+def _make(path: Path, space: KnobSpace, sample_ids: np.ndarray, directory: Path, key: dict[str, Any]) -> None:
     try:
         actions = _actions(path)
     except (pa.ArrowException, OSError, KeyError):

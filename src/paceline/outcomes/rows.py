@@ -43,9 +43,7 @@ def read_rows(path: Path, space: KnobSpace, sample_ids: np.ndarray) -> OutcomeRo
     """
     parts = list(row_batches(path, space, sample_ids))
     # Popped, so that no column is held in pieces and as a whole for longer than it takes to join it.
-    values = {
-        column: np.concatenate([part.values.pop(column) for part in parts]) for column in VALUE_TYPES
-    }
+    values = {column: np.concatenate([part.values.pop(column) for part in parts]) for column in VALUE_TYPES}
     sample = np.concatenate([part.sample for part in parts])
     check_values(values, path.name)
     return OutcomeRows(sample=sample, values=values)
