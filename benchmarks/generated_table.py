@@ -1,8 +1,8 @@
 """A made-up outcomes directory of any size, written in pieces: 432 configurations, and features that tell what pays.
 
 A sample has a kind, a difficulty and a wanted knob. Its answer is right with a chance that rises with the option of
-that knob (all three together for one kind in four). Image features show the difficulty, question features the kind, both
-through a random mixing and noise.
+that knob (all three together for one kind in four). Image features show the difficulty and question features the kind,
+both through a random mixing and noise.
 """
 
 from collections.abc import Iterator, Sequence
