@@ -15,6 +15,8 @@ ALGORITHMS = tuple(OUTPUT)
 SAMPLED_GROUP = {"grpo": 0, "grpo_scratch": 8}
 """Algorithm -> actions drawn per group where the options do not say; 0: all tested ones."""
 REWARDS = ("masked", "v1", "v2")
+DEVICES = ("cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +73,18 @@ class TrainOptions:
 
     checkpoint_every: int = 5  # epochs
 
+    device: str = "cpu"  # "cuda" needs a GPU; tables stay on the CPU
+    precision: str = "float32"  # or "bfloat16": mixed precision, weights and losses stay float32
+    gradient_checkpointing: bool = False  # compute hidden activations twice rather than keep them
+
     def __post_init__(self) -> None:
-        for name, allowed in (("algorithm", ALGORITHMS), ("head", HEADS), ("reward", REWARDS)):
+        for name, allowed in (
+            ("algorithm", ALGORITHMS),
+            ("head", HEADS),
+            ("reward", REWARDS),
+            ("device", DEVICES),
+            ("precision", PRECISIONS),
+        ):
             if getattr(self, name) not in allowed:
                 raise TrainError(f"{name}: got {getattr(self, name)!r}, expected one of {list(allowed)}")
         if self.score_untested and self.head not in UNTESTED_HEADS:
