@@ -21,7 +21,14 @@ def run(
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
     algorithm: Annotated[str, typer.Option(help="grpo, supervised or outcome.")] = "grpo",
     head: Annotated[str, typer.Option(help="joint, or independent (one distribution per knob).")] = "joint",
-    reward: Annotated[str, typer.Option(help="masked, v1 or v2.")] = "masked",
+    reward: Annotated[str, typer.Option(help="masked, v1, v2 or learned.")] = "masked",
+    baseline: Annotated[
+        str,
+        typer.Option(help="Of v2: count accuracy relative to full's or best_static's; none: as it is."),
+    ] = "none",
+    reward_model: Annotated[
+        Path | None, typer.Option(help="Of --reward learned: directory of paceline reward-model.")
+    ] = None,
     group_size: Annotated[
         int | None, typer.Option(help="Actions per group; by default all tested ones.")
     ] = None,
@@ -44,7 +51,15 @@ def run(
     from paceline.outcomes.store import read_table
     from paceline.workflows.training import profiled_overview_ms, train_controller
 
-    options = TrainOptions(algorithm=algorithm, head=head, reward=reward, group_size=group_size, seed=seed)
+    options = TrainOptions(
+        algorithm=algorithm,
+        head=head,
+        reward=reward,
+        baseline=baseline,
+        reward_model=None if reward_model is None else str(reward_model),
+        group_size=group_size,
+        seed=seed,
+    )
     if epochs is not None:
         options = replace(options, epochs=epochs)
     check_writable(out, checkpoints, tensorboard)
