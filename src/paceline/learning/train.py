@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from paceline.learning.groups import GroupSource
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
+from paceline.learning.scored_actions import actions_to_score
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
@@ -43,11 +44,15 @@ def train_controller_policy(
     latency: LatencyEstimator,
     options: TrainOptions,
     *,
+    scored_actions: np.ndarray | None = None,
     checkpoint_dir: Path | None = None,
     tensorboard_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> TrainedPolicy:
     """Train on the table's train split, stop on its validation split.
+
+    `scored_actions`: actions that the policy is to score besides the tested ones, for a head that can; None: all of
+    the space if `options.score_untested`, else no others. Training sees tested configurations only.
 
     With a `checkpoint_dir` an interrupted run resumes exactly where it was. Uses as many threads as torch is set
     to; one is fastest at these sizes and the only setting that repeats bit for bit.
@@ -62,8 +67,11 @@ def train_controller_policy(
     warnings = _warnings(train)
     for warning in warnings:
         progress.message(warning)
-    spec = _spec(table, train, options)
+    spec = _spec(table, train, ranges, options)
     generator = torch.Generator().manual_seed(options.seed)
+    scored = None
+    if options.score_untested or scored_actions is not None:
+        scored = actions_to_score(table.space, table.actions, options.head, scored_actions)
     network = PolicyNetwork(spec, table.space, dropout=options.dropout, generator=generator)
     scaling = feature_scaling(train.features)
     preparation = train_preparation(table.split_rows("train"))
@@ -82,13 +90,14 @@ def train_controller_policy(
     finally:
         writer.close()
     return TrainedPolicy(
-        spec=spec,
-        arrays=dict(export_arrays(network, *scaling)),
+        spec=spec if scored is None else replace(spec, actions=tuple(scored.tolist())),
+        arrays=dict(export_arrays(network, *scaling, scored)),
         history=trainer.history,
         facts={
             "algorithm": options.algorithm,
             "options": options.to_json(),
             "samples": {"train": len(train.features), "validation": len(validation.features)},
+            "tested_configurations": len(table.actions),
             "preparation": preparation.recipe.to_json(),
             "ranges": _ranges_json(ranges),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -99,8 +108,11 @@ def train_controller_policy(
     )
 
 
-def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) -> PolicySpec:
+def _spec(
+    table: OutcomeTable, train: DecisionProblem, ranges: ContextRanges, options: TrainOptions
+) -> PolicySpec:
     means = train.configuration_means(train.mean_ms)
+    reads_price = options.output == "logits"
     return PolicySpec(
         head=options.head,
         members=options.members,
@@ -111,7 +123,10 @@ def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) ->
         budget_high_ms=float(means.max()),
         full_latency_ms=train.full_latency_ms,
         actions=tuple(int(action) for action in table.actions),
-        temperature=options.temperature,
+        temperature=1.0 if reads_price else options.temperature,
+        output=options.output,
+        price_low=ranges.price_low if reads_price else None,
+        price_high=ranges.price_high if reads_price else None,
     )
 
 
@@ -149,7 +164,7 @@ def _outcome_facts(trainer: Trainer) -> dict[str, Any]:
         "validation_average_reward": score.average_reward,
         "best_epochs": trainer.best_epochs,
     }
-    if trainer.reference:
+    if trainer.stages[0].name == "warm":
         kept = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
         trainer.network.load_state_dict(trainer.reference)
         facts["warm_start_validation_reward"] = trainer.score().reward
