@@ -86,12 +86,8 @@ class Baseline:
             )
             self.limits = torch.from_numpy(upper[order]).float()
             self.columns = torch.from_numpy(order[first])
-        absent = ~problem.tested[:, self.columns.unique().numpy()].all(axis=1)
-        if self.per_sample and absent.any():
-            raise TrainError(
-                f"baseline: {int(absent.sum())} samples have no outcome under {options.baseline!r}; profile it on "
-                "every sample, or use baseline_scope='split'"
-            )
+        if self.per_sample:
+            _check_tested(problem, self.columns.unique().numpy(), options.baseline)
 
     def accuracy(
         self, accuracy: Float[Tensor, "*group action"], limit_ms: Float[Tensor, "*group 1"]
@@ -104,3 +100,12 @@ class Baseline:
         """Column of the baseline: of those whose mean upper latency is within the limit, the most accurate."""
         place = torch.searchsorted(self.limits, limit_ms.contiguous(), right=True) - 1
         return self.columns[place.clamp(min=0)]
+
+
+def _check_tested(problem: DecisionProblem, columns: np.ndarray, name: str) -> None:
+    absent = ~problem.tested[:, columns].all(axis=1)
+    if absent.any():
+        raise TrainError(
+            f"baseline: {int(absent.sum())} samples have no outcome under {name!r}; profile it on every sample, "
+            "or use baseline_scope='split'"
+        )
