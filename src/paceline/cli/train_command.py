@@ -29,7 +29,14 @@ def run(
     score_untested: Annotated[
         bool, typer.Option(help="Decide among untested configurations too (embedding, independent).")
     ] = False,
-    reward: Annotated[str, typer.Option(help="masked, v1 or v2.")] = "masked",
+    reward: Annotated[str, typer.Option(help="masked, v1, v2 or learned.")] = "masked",
+    baseline: Annotated[
+        str,
+        typer.Option(help="Of v2: count accuracy relative to full's or best_static's; none: as it is."),
+    ] = "none",
+    reward_model: Annotated[
+        Path | None, typer.Option(help="Of --reward learned: directory of paceline reward-model.")
+    ] = None,
     group_size: Annotated[
         int | None,
         typer.Option(
@@ -41,6 +48,11 @@ def run(
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 (mixed precision).")] = "float32",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option(help="Compute hidden activations twice rather than keep them.")
+    ] = False,
     checkpoints: Annotated[
         Path | None, typer.Option(help="Directory from which an interrupted run goes on.")
     ] = None,
@@ -60,8 +72,13 @@ def run(
         head=head,
         score_untested=score_untested,
         reward=reward,
+        baseline=baseline,
+        reward_model=None if reward_model is None else str(reward_model),
         group_size=group_size,
         seed=seed,
+        device=device,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
     )
     if epochs is not None:
         options = replace(options, epochs=epochs)

@@ -23,15 +23,7 @@ def policy_scorer(policy: NumpyPolicy, actions: np.ndarray, *, scale: float = 1.
     `scale`: the time of the machine that is judged over that of the machine the policy was trained for. Raises
     ControllerError if the policy chooses among configurations that were not tested.
     """
-    chosen = np.asarray(policy.spec.actions, dtype=np.int64)
-    missing = np.setdiff1d(chosen, actions)
-    if len(missing):
-        raise ControllerError(
-            f"controller: {len(missing)} of its {len(chosen)} configurations were not tested in these outcomes "
-            f"(actions {missing[:8].tolist()}...); evaluate it on a profile of these "
-            "configurations, or train one without score_untested"
-        )
-    columns = np.searchsorted(actions, chosen)
+    columns = policy_columns(policy, actions)
 
     def score(problem: Problem, budget_ms: float | None) -> np.ndarray:
         told = None if budget_ms is None else budget_ms / scale
@@ -43,6 +35,19 @@ def policy_scorer(policy: NumpyPolicy, actions: np.ndarray, *, scale: float = 1.
         return values
 
     return score
+
+
+def policy_columns(policy: NumpyPolicy, actions: np.ndarray) -> np.ndarray:
+    """Columns of a table that tested `actions` which the policy chooses among; ControllerError if some are missing."""
+    chosen = np.asarray(policy.spec.actions, dtype=np.int64)
+    missing = np.setdiff1d(chosen, actions)
+    if len(missing):
+        raise ControllerError(
+            f"controller: {len(missing)} of its {len(chosen)} configurations were not tested in these outcomes "
+            f"(actions {missing[:8].tolist()}...); evaluate it on a profile of these "
+            "configurations, or train one without score_untested"
+        )
+    return np.searchsorted(actions, chosen)
 
 
 def decision_overhead(

@@ -5,6 +5,7 @@ import numpy as np
 from paceline.errors import OutcomesError
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.problem import Problem
+from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
 
 RUNTIME, COST = "runtime", "cost"
@@ -40,19 +41,24 @@ def fit_latency(
     and runtimes that are known only afterwards are estimated by each configuration's mean; a runtime's upper bound
     is 0, since nothing can be excluded in advance.
     """
-    rows = table.select(table.split != "test")
+    rows = table.split != "test"
     kind = table.manifest.options.get("latency_kind", "latency")
     if kind in (RUNTIME, COST):
-        return _by_configuration(rows, kind)
-    first_token = first_token and bool(np.isfinite(table.first_token_ms).any())
+        return _by_configuration(table.select(rows), kind)
+    # A table mapped from files is not copied: the fit takes what it needs of it.
+    first_token = first_token and any(
+        np.isfinite(table.first_token_ms[part][rows[part]]).any()
+        for part in row_chunks(*table.accuracy.shape)
+    )
     return LatencyEstimator.fit(
-        rows.space,
-        rows.actions,
-        rows.tiles,
-        rows.vision_tokens,
-        rows.prompt_tokens,
-        rows.output_tokens,
-        rows.first_token_ms if first_token else rows.latency_ms,
+        table.space,
+        table.actions,
+        table.tiles,
+        table.vision_tokens,
+        table.prompt_tokens,
+        table.output_tokens,
+        table.first_token_ms if first_token else table.latency_ms,
+        samples=rows,
         violation_rate=violation_rate,
         seed=seed,
     )
