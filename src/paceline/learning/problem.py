@@ -90,8 +90,8 @@ class Problem:
         return self.full_ms if self.full_ms is not None else float(self.configuration_mean_ms[self.full])
 
     def with_unit(self, unit_ms: float) -> "Problem":
-        """The same problem with a given unit of prices."""
-        return replace(self, full_ms=unit_ms)
+        """The same problem with a given unit of prices; itself if it has this one."""
+        return self if self.full_ms == unit_ms else replace(self, full_ms=unit_ms)
 
     def feasible(self, budget_ms: float) -> np.ndarray:
         """bool (n, m): upper latency within the budget."""

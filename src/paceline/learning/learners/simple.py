@@ -28,7 +28,7 @@ def fit_knn(task: LearnerTask) -> Contender:
 
     def fit(problem: Problem, budget_ms: float | None):
         del budget_ms
-        features = task.scaling.apply(problem.features)
+        features = task.inputs.prepare(problem.features)
         size = _best_size(features, problem, NEIGHBOURS, _neighbour_means, task.seed)
         return lambda _, scaled: _neighbour_means(features, problem.accuracy, scaled, size, task.seed)
 
@@ -40,7 +40,7 @@ def fit_kmeans(task: LearnerTask) -> Contender:
 
     def fit(problem: Problem, budget_ms: float | None):
         del budget_ms
-        features = task.scaling.apply(problem.features)
+        features = task.inputs.prepare(problem.features)
         size = _best_size(features, problem, CLUSTERS, _cluster_means, task.seed)
         return lambda _, scaled: _cluster_means(features, problem.accuracy, scaled, size, task.seed)
 

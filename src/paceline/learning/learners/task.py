@@ -10,7 +10,8 @@ from paceline.learning.options import TrainOptions
 from paceline.learning.problem import Problem
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.outcomes.table import OutcomeTable
-from paceline.policies.feature_scaling import FeatureScaling
+from paceline.policies.inputs import InputSpec
+from paceline.learning.inputs import FittedInputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -24,7 +25,8 @@ class LearnerTask:
     asked: Sequence[Problem]  # features of these will be judged; their outcomes are not to be looked at
     deadlines_ms: Sequence[float]  # that will be asked for where times are known only afterwards
     options: TrainOptions
-    scaling: FeatureScaling  # of features, fitted on `train`
+    inputs: FittedInputs  # of features, fitted on `train`
+    input_spec: InputSpec
     progress: Progress = field(default_factory=SilentProgress)
 
     @property
@@ -50,7 +52,7 @@ def by_channel(
 
     def score(problem: Problem, budget_ms: float | None) -> np.ndarray:
         model = models[channel_of(budget_ms, list(models))]
-        return model(problem.features, task.scaling.apply(problem.features))
+        return model(problem.features, task.inputs.prepare(problem.features))
 
     return score
 

@@ -8,6 +8,7 @@ is also taken on made-up samples; the others need outcomes.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,16 +85,16 @@ def fit_student(
     contexts: ContextSource,
     options: StudentOptions,
     generator: torch.Generator,
-) -> None:
-    """Train `network` in place.
+) -> list[dict[str, Any]]:
+    """Train `network` in place; returns the mean losses of every twentieth of the steps.
 
     Args:
         part: which of the teacher's asked samples are the made-up ones; `made` their raw features (k, f), `origin` (k,)
             the real samples whose times they take.
     """
     spec = network.spec
-    scaled = torch.from_numpy(teacher.scaled)
-    scaled_made = torch.from_numpy(teacher.scaling.apply(made))
+    scaled = torch.from_numpy(teacher.prepared)
+    scaled_made = torch.from_numpy(teacher.inputs.prepare(made))
     source = torch.from_numpy(origin)
     lessons = [
         _Lessons(problem, channel, part, scaled, scaled_made, options.sharpness)
@@ -108,6 +109,8 @@ def fit_student(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     absolute = problem.cutoff_ms is None
+    history: list[dict[str, Any]] = []
+    recent: list[tuple[float, float]] = []
     for step in range(steps):
         lesson = lessons[step % len(lessons)]
         real = torch.randint(problem.samples, (options.batch_size,), generator=generator)
@@ -145,6 +148,14 @@ def fit_student(
         loss.sum().backward()
         optimiser.step()
         schedule.step()
+        recent.append((float(imitation.detach().mean()), float(earned.detach().mean())))
+        if (step + 1) % max(1, steps // 20) == 0:
+            means = np.mean(recent, axis=0)
+            history.append(
+                {"phase": "student", "step": step + 1, "imitation": float(means[0]), "reward": float(means[1])}
+            )
+            recent = []
+    return history
 
 
 def student_temperature(problem: Problem, teacher: Teacher, sharpness: float) -> float:

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from paceline.errors import TrainError
+from paceline.learning.inputs import FittedInputs
 from paceline.learning.problem import PENALTY, Problem
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.learning.reference.contexts import ContextSource
@@ -19,7 +20,6 @@ from paceline.learning.reference.options import ReferenceOptions
 from paceline.learning.reference.outcome_models import fit_forest, fit_lightgbm, fit_network
 from paceline.learning.reference.residual import ResidualPolicy, fit_residual
 from paceline.learning.reference.stack import Stack, centred, stack
-from paceline.policies.feature_scaling import FeatureScaling
 
 MODELS = ("lightgbm", "forest", "network")
 
@@ -41,10 +41,10 @@ class TaughtChannel:
         """Values of plain stacking for the asked samples number `part`, (k, m)."""
         return self.stack.asked[part]
 
-    def values(self, part: int, scaled: np.ndarray, budget_ms: float | None) -> np.ndarray:
-        """Values of the teacher for the asked samples number `part`, whose scaled features are (k, f)."""
+    def values(self, part: int, prepared: np.ndarray, budget_ms: float | None) -> np.ndarray:
+        """Values of the teacher for the asked samples number `part`, whose prepared features are (k, columns)."""
         reference = self.stack.asked[part]
-        optimised = self.policy.mean_values(scaled, reference, budget_ms)
+        optimised = self.policy.mean_values(prepared, reference, budget_ms)
         return self.share * optimised + (1.0 - self.share) * reference
 
 
@@ -53,8 +53,8 @@ class Teacher:
     """Channels and what they share."""
 
     channels: list[TaughtChannel]
-    scaling: FeatureScaling
-    scaled: np.ndarray  # float32 (n, f): features of the fitted samples
+    inputs: FittedInputs
+    prepared: np.ndarray  # float32 (n, columns): features of the fitted samples
 
     def channel(self, budget_ms: float | None) -> TaughtChannel:
         """The channel of a deadline; the only one where there is one."""
@@ -95,7 +95,7 @@ def fit_teacher(
     budgets_ms: Sequence[float | None],
     options: ReferenceOptions,
     *,
-    scaling: FeatureScaling,
+    inputs: FittedInputs,
     average_share: float = 0.5,
     tie_break: float = 0.01,
     seed: int = 0,
@@ -119,8 +119,8 @@ def fit_teacher(
     progress = progress or SilentProgress()
     deadlines: list[float | None] = [None] if problem.cutoff_ms is None else list(budgets_ms)
     progress.start(len(deadlines) * len(MODELS) * options.folds, "reference policy")
-    scaled = scaling.apply(problem.features)
-    scaled_asked = [scaling.apply(part) for part in asked]
+    prepared = inputs.prepare(problem.features)
+    prepared_asked = [inputs.prepare(part) for part in asked]
     fold = scene_folds(problem.scene, options.folds, seed)
     channels = []
     for deadline in deadlines:
@@ -130,16 +130,16 @@ def fit_teacher(
             raw = name != "network"
             predictions[name] = cross_fit(
                 _fit_function(name, options),
-                problem.features if raw else scaled,
+                problem.features if raw else prepared,
                 target,
                 fold,
-                asked if raw else scaled_asked,
+                asked if raw else prepared_asked,
                 seed,
                 progress.advance,
             )
         stacked = stack(list(predictions.values()), reward)
         policy, held_out, curve = fit_residual(
-            scaled,
+            prepared,
             stacked.held_out,
             reward,
             fold,
@@ -160,7 +160,7 @@ def fit_teacher(
                 predictions={name: held for name, (held, _) in predictions.items()},
             )
         )
-    return Teacher(channels=channels, scaling=scaling, scaled=scaled)
+    return Teacher(channels=channels, inputs=inputs, prepared=prepared)
 
 
 def _fit_function(name: str, options: ReferenceOptions) -> Callable[[np.ndarray, np.ndarray, int], Callable]:

@@ -1,0 +1,139 @@
+"""From a problem to a teacher and its student, and the student as a trained policy."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from paceline.learning.inputs import FittedInputs
+from paceline.learning.options import TrainOptions
+from paceline.learning.problem import Problem
+from paceline.learning.progress import Progress
+from paceline.learning.reference.contexts import ContextSource
+from paceline.learning.reference.student import fit_student, student_temperature
+from paceline.learning.reference.synthetic import synthetic_features
+from paceline.learning.reference.teacher import Teacher, fit_teacher
+from paceline.learning.trained import TrainedPolicy
+from paceline.policies.inputs import InputSpec
+from paceline.policies.network import PolicyNetwork, export_arrays
+from paceline.policies.spec import PolicySpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ReferenceRun:
+    """A teacher, what it was asked, and its student."""
+
+    teacher: Teacher
+    student: TrainedPolicy
+    seconds: dict[str, float]  # of "stacking" with "grpo_teacher", and of the student beside it
+
+
+def train_reference(
+    train: Problem,
+    asked: Sequence[Problem],
+    deadlines_ms: Sequence[float],
+    inputs: FittedInputs,
+    input_spec: InputSpec,
+    options: TrainOptions,
+    progress: Progress,
+) -> ReferenceRun:
+    """Fit the teacher on `train` and distil it; the teacher's values are kept for the samples of `asked`.
+
+    `deadlines_ms`: what to be good at, besides PAR10, where times are known only afterwards.
+    """
+    started = time.perf_counter()
+    reference = options.reference
+    made_count = min(reference.student.synthetic_per_sample * train.samples, reference.student.most_synthetic)
+    made, origin = synthetic_features(
+        train.features, inputs.prepare(train.features), made_count, options.seed
+    )
+    teacher = fit_teacher(
+        train,
+        [*(problem.features for problem in asked), made],
+        [None, *deadlines_ms],
+        reference,
+        inputs=inputs,
+        average_share=options.average_share,
+        tie_break=options.tie_break,
+        seed=options.seed,
+        progress=progress,
+    )
+    taught = time.perf_counter()
+    generator = torch.Generator().manual_seed(options.seed)
+    spec = _spec(train, deadlines_ms, inputs, input_spec, options, teacher)
+    network = PolicyNetwork(
+        inputs.network_spec(spec),
+        train.space,
+        dropout=reference.student.dropout,
+        generator=generator,
+        image_columns=inputs.image_columns,
+    )
+    contexts = ContextSource(train, options.average_share, options.tie_break)
+    history = fit_student(
+        network, train, teacher, len(asked), made, origin, contexts, reference.student, generator
+    )
+    finished = time.perf_counter()
+    facts: dict[str, Any] = {
+        "algorithm": "grpo",
+        "options": options.to_json(),
+        "samples": {"train": train.samples},
+        "tested_configurations": len(train.actions),
+        "reference": [_channel_facts(teacher, k) for k in range(len(teacher.channels))],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "warnings": [],
+        "seconds": finished - started,
+    }
+    student = TrainedPolicy(
+        spec=spec, arrays=inputs.folded(export_arrays(network)), history=history, facts=facts
+    )
+    return ReferenceRun(
+        teacher=teacher,
+        student=student,
+        seconds={"teacher": taught - started, "student": finished - taught},
+    )
+
+
+def _spec(
+    train: Problem,
+    deadlines_ms: Sequence[float],
+    inputs: FittedInputs,
+    input_spec: InputSpec,
+    options: TrainOptions,
+    teacher: Teacher,
+) -> PolicySpec:
+    student = options.reference.student
+    if train.cutoff_ms is None:
+        low, high = float(train.configuration_mean_ms.min()), float(train.configuration_mean_ms.max())
+    else:
+        low, high = min(deadlines_ms, default=1.0), max(deadlines_ms, default=2.0)
+    if not low < high:  # one price for all, or one deadline: any range tells it from no limit
+        low, high = 0.5 * low, high
+    return PolicySpec(
+        head="joint",
+        members=student.members,
+        image_width=inputs.image.scaling.width,
+        question_width=inputs.question.scaling.width,
+        hidden=student.hidden,
+        budget_low_ms=low,
+        budget_high_ms=high,
+        full_latency_ms=train.unit_ms,
+        actions=tuple(int(action) for action in train.actions),
+        temperature=student_temperature(train, teacher, student.sharpness),
+        inputs=input_spec,
+    )
+
+
+def _channel_facts(teacher: Teacher, index: int) -> dict[str, Any]:
+    """How the teacher came about: what stacking earned on held-out samples, and what optimisation added."""
+    channel = teacher.channels[index]
+    curve = np.array(channel.curve)
+    return {
+        "budget_ms": channel.budget_ms,
+        "held_out_reward": {"reference": float(curve[0]), "optimised": float(curve.max())},
+        "best_epoch": int(curve.argmax()),
+        "spread": channel.stack.spread if math.isfinite(channel.stack.spread) else None,
+    }
