@@ -20,7 +20,7 @@ from benchmarks.sampling_plans_plot import save_plot
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
 from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.evaluation.splits import resplit
 from paceline.knobs import Knob, KnobSpace
 from paceline.learning.options import TrainOptions

@@ -10,10 +10,10 @@ from paceline.evaluation.budget_grid import budget_grid
 from paceline.evaluation.choices import priced
 from paceline.evaluation.metrics import sample_accuracy
 from paceline.evaluation.pricing import one_hot
-from paceline.evaluation.problem import fit_latency, problem_of
+from paceline.evaluation.times import fit_latency
 from paceline.evaluation.splits import fit_and_test
 from paceline.learning.learners.contender import ValueContender
-from paceline.learning.problem import Scorer
+from paceline.learning.problem import Scorer, problem_of
 from paceline.outcomes.table import OutcomeTable
 
 MODES = ("hard", "average")

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from fakes import FAKE_SPACE, fake_table
+from paceline.learning.problem import problem_of
 from paceline.errors import ControllerError, TrainError
 from paceline.evaluation.compare import CompareOptions, compare
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.evaluate import evaluate_controller
 from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import fit_latency, problem_of
+from paceline.evaluation.times import fit_latency
 from paceline.knobs import Knob, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.options import TrainOptions

@@ -8,9 +8,9 @@ import pytest
 from fakes import FAKE_SPACE, KINDS, fake_table, right_probability
 from paceline.errors import OutcomesError
 from paceline.evaluation.contest import ContestOptions, contest
-from paceline.evaluation.problem import fit_latency, problem_of
+from paceline.evaluation.times import fit_latency
 from paceline.evaluation.splits import fit_and_test, resplit, scene_overlap, split_by_scene
-from paceline.learning.problem import Problem
+from paceline.learning.problem import Problem, problem_of
 
 CONTENDERS = {"paceline", "best_static", "full", "cheapest", "random", "lookup", "oracle"}
 

@@ -10,7 +10,7 @@ import torch
 from command_line import message, run, run_json
 from fakes import fake_table
 from paceline.errors import OutcomesError, TrainError
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import TrainPreparation, train_preparation
 from paceline.learning.train import train_controller_policy

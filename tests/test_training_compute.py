@@ -12,7 +12,7 @@ from torch import Tensor
 from command_line import message, run, run_json
 from fakes import fake_table
 from paceline.errors import TrainError
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.learning.compute import Compute
 from paceline.learning.options import TrainOptions
 from paceline.learning.train import TrainedPolicy, train_controller_policy

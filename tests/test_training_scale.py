@@ -16,7 +16,7 @@ from benchmarks import generated_table
 from benchmarks.generated_table import SPACE, write_generated
 from fakes import fake_table
 from paceline.errors import OutcomesError
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.latency import calibration
 from paceline.learning import dataset
 from paceline.learning.contexts import context_ranges

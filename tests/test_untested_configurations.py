@@ -11,7 +11,7 @@ from fakes import FAKE_SPACE, fake_table
 from paceline.errors import ControllerError, OutcomesError, TrainError
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.evaluate import evaluate_controller
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.knobs import Knob, KnobSpace
 from paceline.learning.options import TrainOptions
 from paceline.learning.scored_actions import MOST_SCORED, actions_to_score

@@ -4,20 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from paceline.errors import OutcomesError
 from paceline.evaluation import baselines, results
 from paceline.evaluation.budget_grid import budget_grid, deadline_grid, fixed_grid
-from paceline.evaluation.choices import BASELINES, Budgets, Choices, make_choices
-from paceline.evaluation.pricing import fit_price, one_hot
+from paceline.evaluation.choices import Budgets, Choices, baseline_choices, contender_choices
 from paceline.learning.learners.contender import Contender
 from paceline.learning.problem import Problem
-from paceline.learning.progress import Progress, SilentProgress
 from paceline.outcomes.bootstrap import SceneBootstrap
-
-FRONTIER_PRICES = 48
-"""Prices of time tried for the share of full's latency at which its accuracy is reached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,10 +60,8 @@ def contest(
     test: Problem,
     contenders: Mapping[str, Contender],
     options: ContestOptions | None = None,
-    progress: Progress | None = None,
     *,
     validation: Problem | None = None,
-    grid: Grid | None = None,
 ) -> dict[str, Any]:
     """Judge the contenders ("paceline", "supervised", ...) and the baselines.
 
@@ -79,27 +70,33 @@ def contest(
     times are runtimes), static, kinds, latency_share_at_full_accuracy and its interval of the results object.
     """
     options = options or ContestOptions()
-    progress = progress or SilentProgress()
     fit, test = fit.with_unit(fit.unit_ms), test.with_unit(fit.unit_ms)
     validation = fit if validation is None else validation.with_unit(fit.unit_ms)
-    grid = grid or grid_of(fit, options)
-    progress.start(2 * (len(contenders) + BASELINES), "comparing contenders")
+    grid = grid_of(fit, options)
     budgets = grid.budgets(options.violation_rate)
-    choices = make_choices(fit, validation, test, contenders, budgets, progress)
+    choices = baseline_choices(fit, test, budgets)
+    choices = choices.beside(contender_choices(contenders, validation, test, budgets))
+    return judge(fit, test, choices, grid, options)
+
+
+def judge(
+    fit: Problem, test: Problem, choices: Choices, grid: Grid, options: ContestOptions
+) -> dict[str, Any]:
+    """The numbers of a contest from choices that are made; see `contest`."""
     bootstrap = SceneBootstrap(test.scene, replicates=options.replicates, seed=options.seed)
-    value = judge(choices, grid, bootstrap)
+    value = judge_choices(test, choices, grid, bootstrap)
     value["hard"]["static_feasible"] = [
-        baselines.best_static(fit, budget, options.violation_rate) is not None for budget in grid.hard[0]
+        baselines.best_static(fit.under(budget), budget, options.violation_rate) is not None
+        for budget in grid.hard[0]
     ]
     if fit.cutoff_ms is None:
         average = value["average"]
-        if "paceline" in contenders:
+        if "paceline" in choices.average:
             hull = baselines.best_mix(fit)
             average |= results.equal_latency_gain(test, choices.average["paceline"], hull, bootstrap)
         shares_at_full = {}
-        for name, contender in contenders.items():
-            parts = _frontier(contender, validation, test)
-            shares_at_full[name], interval = results.full_accuracy_share(test, parts, bootstrap)
+        for name, reached in choices.frontiers.items():
+            shares_at_full[name], interval = results.full_accuracy_share(test, reached, bootstrap)
             if name == "paceline":
                 value["latency_share_at_full_accuracy"] = shares_at_full[name]
                 value["latency_share_at_full_accuracy_ci"] = interval
@@ -107,9 +104,8 @@ def contest(
     return value
 
 
-def judge(choices: Choices, grid: Grid, bootstrap: SceneBootstrap) -> dict[str, Any]:
-    """Numbers about choices that are made."""
-    test = choices.test
+def judge_choices(test: Problem, choices: Choices, grid: Grid, bootstrap: SceneBootstrap) -> dict[str, Any]:
+    """The numbers that need no more than the choices and what came of them."""
     worth = [test.under(budget) for budget in grid.hard[0]]
     hard = results.section(worth, choices.hard, *grid.hard, bootstrap)
     value: dict[str, Any] = {"hard": hard}
@@ -127,16 +123,3 @@ def judge(choices: Choices, grid: Grid, bootstrap: SceneBootstrap) -> dict[str, 
     value["static"] = results.static_dots(test)
     value["kinds"] = results.kinds(worth, choices)
     return value
-
-
-def _frontier(contender: Contender, validation: Problem, test: Problem) -> list[np.ndarray]:
-    """Choices on `test` at prices from free time up to where the cheapest budget would be met on `validation`."""
-    cheapest_ms = float(validation.mean_ms.min(axis=1).mean())
-
-    def at_price(price: float) -> np.ndarray:
-        return contender.choose(validation, None, price)
-
-    highest = fit_price(at_price, validation.mean_ms, 1.05 * cheapest_ms).high
-    highest = highest if np.isfinite(highest) else 1.0
-    prices = [0.0] if highest <= 0 else [0.0, *np.geomspace(1e-3 * highest, highest, FRONTIER_PRICES)]
-    return [one_hot(contender.choose(test, None, price), *test.accuracy.shape) for price in prices]

@@ -7,7 +7,7 @@ import numpy as np
 
 from paceline.evaluation import metrics
 from paceline.evaluation.baselines import Hull
-from paceline.evaluation.choices import Choices
+from paceline.evaluation.choices import Choices, Frontier
 from paceline.learning.problem import Problem
 from paceline.outcomes.bootstrap import SceneBootstrap, interval, ratio
 
@@ -196,21 +196,20 @@ def _gain_over_mix(
 
 
 def full_accuracy_share(
-    test: Problem, parts: Sequence[np.ndarray], bootstrap: SceneBootstrap
+    test: Problem, reached: Frontier, bootstrap: SceneBootstrap
 ) -> tuple[float | None, list[float] | None]:
-    """The smallest share of full's mean latency with an accuracy not below full's, among `parts`, and its interval.
+    """The smallest share of full's mean latency with an accuracy not below full's, on a frontier, and its interval.
 
-    None when no part reaches it; the interval counts only draws in which one does, if at least half do.
+    None when no price reaches it; the interval counts only draws in which one does, if at least half do.
     """
-    accuracy = np.stack([metrics.sample_accuracy(test, part) for part in parts], axis=1)
-    latency = np.stack([metrics.sample_latency(test, part) for part in parts], axis=1)
-    columns = np.column_stack([accuracy, latency, test.accuracy[:, test.full], test.mean_ms[:, test.full]])
+    at_full = np.column_stack([test.accuracy[:, test.full], test.mean_ms[:, test.full]])
+    columns = np.column_stack([reached.accuracy, reached.latency_ms, at_full]).astype(np.float64)
     point, drawn = columns.mean(axis=0)[None], bootstrap.means(columns)
-    count = len(parts)
+    count = reached.accuracy.shape[1]
 
     def smallest(means: np.ndarray) -> np.ndarray:
-        reached = means[:, :count] >= means[:, [-2]] - 1e-12
-        share = np.where(reached, means[:, count : 2 * count], np.inf).min(axis=1) / means[:, -1]
+        enough = means[:, :count] >= means[:, [-2]] - 1e-12
+        share = np.where(enough, means[:, count : 2 * count], np.inf).min(axis=1) / means[:, -1]
         return np.where(np.isfinite(share), share, np.nan)
 
     return numbers(smallest(point))[0], pairs(interval(smallest(drawn))[:, None])[0]
@@ -235,7 +234,7 @@ def kinds(worth: Sequence[Problem], choices: Choices) -> dict[str, Any]:
 
     `worth`: the test samples under each hard budget.
     """
-    test, value = choices.test, {}
+    test, value = worth[0], {}
     modes = {"hard": (choices.hard, list(worth))}
     if choices.average:
         modes["average"] = (choices.average, [test] * len(next(iter(choices.average.values()))))

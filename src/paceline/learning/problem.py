@@ -10,6 +10,8 @@ import numpy as np
 
 from paceline.errors import OutcomesError
 from paceline.knobs import KnobSpace
+from paceline.latency.estimate import LatencyEstimator
+from paceline.outcomes.table import OutcomeTable
 
 PENALTY = 10.0
 """Of PAR10: a sample that is not solved counts as this many cutoffs (Bischl et al. 2016, ASlib)."""
@@ -122,6 +124,26 @@ class Problem:
     def select(self, rows: np.ndarray) -> "Problem":
         """The problem of some samples. `rows`: boolean mask (n,) or integer indices."""
         return replace(self, **{name: getattr(self, name)[rows] for name in PER_SAMPLE})
+
+
+def problem_of(table: OutcomeTable, latency: LatencyEstimator) -> Problem:
+    """The judged arrays of a table; expected and upper latencies come from the estimate for all contenders alike."""
+    work = (table.tiles, table.vision_tokens, table.prompt_tokens)
+    mean, upper = latency.mean_and_upper(table.actions, *work)
+    return Problem(
+        space=table.space,
+        actions=table.actions,
+        accuracy=table.accuracy.astype(np.float64),
+        mean_ms=mean,
+        upper_ms=upper,
+        measured_ms=table.latency_ms.astype(np.float64),
+        kind=table.kind,
+        scene=table.image_hash,
+        dataset=table.dataset,
+        image_features=table.image_features,
+        question_features=table.question_features,
+        cutoff_ms=latency.facts.get("cutoff_ms"),
+    )
 
 
 def joined(problems: list[Problem]) -> Problem:

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from paceline.errors import TrainError
 from paceline.learning.learners.contender import Contender
+from paceline.learning.learners.policy_contender import policy_contender
 from paceline.learning.learners.reference import fit_family
 from paceline.learning.learners.simple import VotingForest, fit_kmeans, fit_knn, fit_trees
 from paceline.learning.learners.task import LearnerTask
@@ -48,6 +48,7 @@ class FittedLearners:
     contenders: dict[str, Contender]
     seconds: dict[str, float]
     policies: dict[str, TrainedPolicy]  # of those that a controller can be made of
+    decision_us: dict[str, float] = field(default_factory=dict)  # where it was measured while fitting
 
 
 def parse_learners(text: str) -> tuple[str, ...]:
@@ -107,13 +108,15 @@ def _fit_family(task: LearnerTask, names: tuple[str, ...]) -> FittedLearners:
         family.run.student.numpy_policy(), task.table.actions, scale=task.latency.scale
     )
     contenders = {"grpo": student, "grpo_teacher": family.teacher, "stacking": family.stacking}
-    seconds: dict[str, Any] = {
-        "grpo": sum(family.run.seconds.values()),
-        "grpo_teacher": family.run.seconds["teacher"],
-        "stacking": family.run.seconds["stacking"],
+    spent = family.run.seconds
+    seconds = {
+        "grpo": sum(spent.values()),
+        "grpo_teacher": spent["stacking"] + spent["residual"],
+        "stacking": spent["stacking"],
     }
     return FittedLearners(
         contenders={name: contenders[name] for name in names},
         seconds={name: seconds[name] for name in names},
         policies={"grpo": family.run.student} if "grpo" in names else {},
+        decision_us={name: family.run.teacher.decision_us for name in names if name != "grpo"},
     )

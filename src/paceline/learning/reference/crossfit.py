@@ -1,6 +1,8 @@
 """Cross-fitting: every sample is predicted by models that were fitted without its scene."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeAlias
 
 import numpy as np
@@ -9,6 +11,9 @@ from paceline.learning.reference.outcome_models import Predictor
 
 Fit: TypeAlias = Callable[[np.ndarray, np.ndarray, int], Predictor]
 """(features (n, f), targets (n, m), seed) -> a function from features to predictions."""
+
+TIMED = 3
+"""Samples predicted one by one, for the time of a decision."""
 
 
 def scene_folds(scene: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -28,6 +33,15 @@ def scene_folds(scene: np.ndarray, folds: int, seed: int) -> np.ndarray:
     return fold_of[position]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CrossFit:
+    """What models of all folds say."""
+
+    held_out: np.ndarray  # float64 (n, m): of every sample by the model that did not see its scene
+    asked: list[np.ndarray]  # float64 (k, m) each: the mean over all models
+    sample_us: float  # time of predicting one sample with all models, in microseconds
+
+
 def cross_fit(
     fit: Fit,
     features: np.ndarray,
@@ -36,7 +50,7 @@ def cross_fit(
     asked: Sequence[np.ndarray],
     seed: int,
     done: Callable[[], None],
-) -> tuple[np.ndarray, list[np.ndarray]]:
+) -> CrossFit:
     """Predictions for the samples by models that never saw their fold, and for other features by the mean of all.
 
     Args:
@@ -45,10 +59,11 @@ def cross_fit(
         done: called after each fold.
 
     Returns:
-        float64 (n, m), and one float64 (k, m) for each of `asked`.
+        Predictions (n, m) and one (k, m) for each of `asked`, float64, and what predicting one sample takes.
     """
     folds = int(fold.max()) + 1
     held_out = np.zeros(targets.shape)
+    seconds = 0.0
     elsewhere = [np.zeros((len(part), targets.shape[1])) for part in asked]
     for index in range(folds):
         kept = fold != index
@@ -57,5 +72,15 @@ def cross_fit(
         for total, part in zip(elsewhere, asked, strict=True):
             if len(part):
                 total += predict(part) / folds
+        seconds += _seconds_per_sample(predict, features)
         done()
-    return held_out, elsewhere
+    return CrossFit(held_out=held_out, asked=elsewhere, sample_us=1e6 * seconds)
+
+
+def _seconds_per_sample(predict: Predictor, features: np.ndarray) -> float:
+    times = []
+    for row in range(TIMED):
+        start = perf_counter()
+        predict(features[row % len(features)][None])
+        times.append(perf_counter() - start)
+    return float(np.median(times))

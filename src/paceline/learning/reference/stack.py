@@ -1,8 +1,11 @@
 """The stacked reference: the mean of cross-fitted outcome models, each centred and on one scale."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from paceline.learning.reference.crossfit import CrossFit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -24,23 +27,22 @@ def centred(values: np.ndarray) -> np.ndarray:
     return values - values.mean(axis=1, keepdims=True)
 
 
-def stack(predictions: list[tuple[np.ndarray, list[np.ndarray]]], reward: np.ndarray) -> Stack:
-    """Stack models: `predictions` of each as `cross_fit` gives them, `reward` (n, m) as observed.
+def stack(predictions: Sequence[CrossFit], reward: np.ndarray) -> Stack:
+    """Stack models: `predictions` of each, `reward` (n, m) as observed.
 
     Each model is centred over configurations and divided by its spread on held-out samples; their mean is put on the
     reward's scale by least squares through 0. A table on which nothing can be told gives values of 0.
     """
-    parts = [max(float(centred(held_out).std()), 1e-12) for held_out, _ in predictions]
-    mean = _mean([centred(held_out) / part for (held_out, _), part in zip(predictions, parts, strict=True)])
-    slope = max(float((mean * centred(reward)).sum() / max((mean**2).sum(), 1e-12)), 1e-6)
-    asked = [
-        slope
-        * _mean([centred(other[k]) / part for (_, other), part in zip(predictions, parts, strict=True)])
-        for k in range(len(predictions[0][1]))
-    ]
-    held_out = slope * mean
+    parts = [max(float(centred(model.held_out).std()), 1e-12) for model in predictions]
+
+    def mean(of: Callable[[CrossFit], np.ndarray]) -> np.ndarray:
+        scaled = [centred(of(model)) / part for model, part in zip(predictions, parts, strict=True)]
+        return np.sum(scaled, axis=0) / len(scaled)
+
+    together = mean(lambda model: model.held_out)
+    slope = float((together * centred(reward)).sum() / max((together**2).sum(), 1e-12))
+    slope = max(slope, 1e-6)
+    held_out = slope * together
+    asked = [slope * mean(lambda model, k=k: model.asked[k]) for k in range(len(predictions[0].asked))]
     return Stack(held_out=held_out, asked=asked, spread=max(float(held_out.std()), 1e-12), parts=parts)
 
-
-def _mean(values: list[np.ndarray]) -> np.ndarray:
-    return np.sum(values, axis=0) / len(values)

@@ -1,35 +1,14 @@
-"""From an outcome table to the problem that contenders are judged on."""
+"""What takes how long: the estimate of a table's latencies, costs or runtimes."""
 
 import numpy as np
 
 from paceline.errors import OutcomesError
 from paceline.latency.estimate import LatencyEstimator
-from paceline.learning.problem import Problem
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
 
 RUNTIME, COST = "runtime", "cost"
 """Kinds of `latency_ms` in the manifest's options beside latencies: solver runtimes and prices."""
-
-
-def problem_of(table: OutcomeTable, latency: LatencyEstimator) -> Problem:
-    """The judged arrays of a table; expected and upper latencies come from the estimate for all contenders alike."""
-    work = (table.tiles, table.vision_tokens, table.prompt_tokens)
-    mean, upper = latency.mean_and_upper(table.actions, *work)
-    return Problem(
-        space=table.space,
-        actions=table.actions,
-        accuracy=table.accuracy.astype(np.float64),
-        mean_ms=mean,
-        upper_ms=upper,
-        measured_ms=table.latency_ms.astype(np.float64),
-        kind=table.kind,
-        scene=table.image_hash,
-        dataset=table.dataset,
-        image_features=table.image_features,
-        question_features=table.question_features,
-        cutoff_ms=latency.facts.get("cutoff_ms"),
-    )
 
 
 def fit_latency(
