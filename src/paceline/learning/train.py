@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
-from paceline.learning.contexts import ContextRanges, context_ranges
-from paceline.learning.dataset import DecisionProblem, feature_scaling, training_problems
+from paceline.learning.contexts import ContextRanges, balanced_over_budgets, context_ranges
+from paceline.learning.dataset import DecisionProblem, training_problems
 from paceline.learning.groups import GroupSource
+from paceline.learning.input_options import ENCODINGS, parse_balance, parse_reduction
+from paceline.learning.inputs import fit_inputs
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
+from paceline.policies.inputs import InputSpec, named_shares
 from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
@@ -59,16 +63,32 @@ def train_controller_policy(
     started = time.perf_counter()
     train, validation = training_problems(table, latency)
     ranges = context_ranges(train)
+    if parse_balance(options.balance)[1]:
+        ranges = balanced_over_budgets(ranges, train)
     warnings = _warnings(train)
     for warning in warnings:
         progress.message(warning)
     spec = _spec(table, train, options)
     generator = torch.Generator().manual_seed(options.seed)
-    network = PolicyNetwork(spec, table.space, dropout=options.dropout, generator=generator)
-    scaling = feature_scaling(train.features)
-    preparation = train_preparation(table.split_rows("train"))
-    train_source = GroupSource(train, spec, table.space, options, scaling, preparation)
-    validation_source = GroupSource(validation, spec, table.space, options, scaling)
+    reduction, reduced = parse_reduction(options.reduce)
+    inputs = fit_inputs(
+        train.features,
+        table.image_width,
+        table.feature_choice,
+        method=spec.inputs.feature_scaling,
+        components=reduced if reduction == "pca" else None,
+    )
+    network = PolicyNetwork(
+        inputs.network_spec(spec),
+        table.space,
+        dropout=options.dropout,
+        generator=generator,
+        reduced=reduced if reduction == "learned" else None,
+        image_columns=inputs.image_columns,
+    )
+    preparation = train_preparation(table.split_rows("train"), options)
+    train_source = GroupSource(train, spec, table.space, options, inputs, preparation)
+    validation_source = GroupSource(validation, spec, table.space, options, inputs)
     trainer = Trainer(network, train_source, validation_source, ranges, options, generator)
     digests = {"train": train.digest(), "validation": validation.digest()}
     if KEY in table.manifest.options:
@@ -81,7 +101,7 @@ def train_controller_policy(
         writer.close()
     return TrainedPolicy(
         spec=spec,
-        arrays=dict(export_arrays(network, *scaling)),
+        arrays=inputs.folded(export_arrays(network)),
         history=trainer.history,
         facts={
             "algorithm": options.algorithm,
@@ -99,17 +119,45 @@ def train_controller_policy(
 
 def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) -> PolicySpec:
     means = train.configuration_means(train.mean_ms)
+    columns = (table.image_width, table.features.shape[1] - table.image_width)
+    image_width, question_width = table.feature_choice.widths(*columns)
     return PolicySpec(
         head=options.head,
         members=options.members,
-        image_width=table.image_width,
-        question_width=table.features.shape[1] - table.image_width,
+        image_width=image_width,
+        question_width=question_width,
         hidden=options.hidden,
         budget_low_ms=float(means.min()),
         budget_high_ms=float(means.max()),
         full_latency_ms=train.full_latency_ms,
         actions=tuple(int(action) for action in table.actions),
+        budget_dimensions=ENCODINGS[options.budget_encoding],
         temperature=options.temperature,
+        inputs=_input_spec(table, means, options),
+    )
+
+
+def _input_spec(table: OutcomeTable, configuration_ms: np.ndarray, options: TrainOptions) -> InputSpec:
+    """What the policy is to read; TrainError where the table does not hold what the options ask for."""
+    choice = table.feature_choice
+    for name, asked, there in (
+        ("image_features", options.image_features, choice.image),
+        ("question_features", options.question_features, choice.question),
+    ):
+        if asked is not None and asked != there:
+            raise TrainError(
+                f"{name}: got {asked!r}, but the outcomes were read with {there!r}; read them with "
+                f"read_table(path, FeatureChoice(...)) for the features you train on"
+            )
+    made = table.manifest.options.get("features") or {}
+    auto = "quantile" if made.get("kind") == "columns" else "standard"
+    shares = tuple(named_shares(configuration_ms).values()) if options.budget_form == "class" else ()
+    return InputSpec(
+        image_features=choice.image,
+        question_features=choice.question,
+        feature_scaling=auto if options.feature_scaling == "auto" else options.feature_scaling,
+        budget_form=options.budget_form,
+        class_shares=shares,
     )
 
 

@@ -25,12 +25,16 @@ def validate(
 ) -> ValidationScore:
     """Score the policy on a split under (budget, price) contexts."""
     rows = torch.arange(len(source))
+    relative = source.spec.inputs.relative
     read = network.read_features(source.features.expand(network.spec.members, -1, -1))
     scores: dict[float, torch.Tensor] = {}
     picked, expected, hard = [], [], []
     for budget, price in contexts:
         if budget not in scores:
-            codes = source.codes(torch.tensor([budget])).expand(network.spec.members, -1, -1)
+            told = (
+                source.told_ms(rows, torch.full((len(rows),), budget)) if relative else torch.tensor([budget])
+            )
+            codes = source.codes(told).expand(network.spec.members, -1, -1)
             scores[budget] = network.mean_scores(network.decide(read + network.read_budget(codes)))
         groups = source.groups(rows, torch.full((len(rows),), budget), torch.full((len(rows),), price))
         logits = scores[budget] - groups.charge / network.spec.temperature

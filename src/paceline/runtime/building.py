@@ -9,6 +9,7 @@ from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.price import fit_price, mean_chosen_latency
 from paceline.outcomes.table import OutcomeTable
+from paceline.policies.inputs import named_shares
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import PriceTable
 from paceline.runtime.controller import Controller, Guard, Trained
@@ -17,8 +18,6 @@ PRICED_BUDGETS = 24
 """Rows of the price table, geometric between the cheapest and the unpriced mean latency."""
 LOWEST_MARGIN = 1.001
 """The lowest priced budget over the mean of the cheapest choices, where the price would be unbounded."""
-CLASS_QUANTILES = {"low": 0.25, "medium": 0.50, "high": 0.75}
-"""Named budgets: quantiles of the configurations' mean latencies, kept as shares of the full configuration's."""
 
 
 def build_controller(
@@ -96,6 +95,4 @@ def class_shares(table: OutcomeTable, latency: LatencyEstimator) -> dict[str, fl
     """Named budgets as shares of the slowest configuration's mean latency on the training split."""
     train = table.split_rows("train")
     mean_ms = latency.mean(table.actions, train.tiles, train.vision_tokens, train.prompt_tokens)
-    configuration_ms = np.nanmean(mean_ms, axis=0)
-    shares = np.quantile(configuration_ms, list(CLASS_QUANTILES.values())) / configuration_ms.max()
-    return {name: round(float(share), 4) for name, share in zip(CLASS_QUANTILES, shares, strict=True)}
+    return named_shares(np.nanmean(mean_ms, axis=0))
