@@ -19,11 +19,22 @@ def run(
         typer.Argument(metavar="OUTCOMES", help="Outcomes directories of one model, profiled or imported."),
     ],
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
-    algorithm: Annotated[str, typer.Option(help="grpo, supervised or outcome.")] = "grpo",
-    head: Annotated[str, typer.Option(help="joint, or independent (one distribution per knob).")] = "joint",
+    algorithm: Annotated[
+        str, typer.Option(help="grpo, grpo_scratch, supervised or outcome (docs/learners.md).")
+    ] = "grpo",
+    head: Annotated[
+        str,
+        typer.Option(help="joint, independent (per knob) or embedding (configurations by their knobs)."),
+    ] = "joint",
+    score_untested: Annotated[
+        bool, typer.Option(help="Decide among untested configurations too (embedding, independent).")
+    ] = False,
     reward: Annotated[str, typer.Option(help="masked, v1 or v2.")] = "masked",
     group_size: Annotated[
-        int | None, typer.Option(help="Actions per group; by default all tested ones.")
+        int | None,
+        typer.Option(
+            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
     violation_rate: Annotated[
@@ -44,7 +55,14 @@ def run(
     from paceline.outcomes.store import read_table
     from paceline.workflows.training import profiled_overview_ms, train_controller
 
-    options = TrainOptions(algorithm=algorithm, head=head, reward=reward, group_size=group_size, seed=seed)
+    options = TrainOptions(
+        algorithm=algorithm,
+        head=head,
+        score_untested=score_untested,
+        reward=reward,
+        group_size=group_size,
+        seed=seed,
+    )
     if epochs is not None:
         options = replace(options, epochs=epochs)
     check_writable(out, checkpoints, tensorboard)

@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from paceline.errors import TrainError
+from paceline.learning.options import TrainOptions
 from paceline.learning.principal import PrincipalComponents, principal_components
+from paceline.outcomes.table import OutcomeTable
 from paceline.policies.feature_scaling import FeatureScaling
-from paceline.policies.inputs import FeatureChoice
+from paceline.policies.inputs import FeatureChoice, InputSpec, named_shares
 from paceline.policies.spec import PolicySpec
 from paceline.policies.token_pooling import pack_tokens, unpack_tokens
 
@@ -125,4 +128,32 @@ def fit_inputs(
     return FittedInputs(
         image=fit(features[:, :image_columns], choice.image_token),
         question=fit(features[:, image_columns:], choice.question_token),
+    )
+
+
+def input_spec(table: OutcomeTable, configuration_ms: np.ndarray, options: TrainOptions) -> InputSpec:
+    """What a policy trained on `table` is to read; `configuration_ms` (m,): the configurations' mean latencies.
+
+    Raises:
+        TrainError: a table that was read with other features than the options ask for.
+    """
+    choice = table.feature_choice
+    for name, asked, there in (
+        ("image_features", options.image_features, choice.image),
+        ("question_features", options.question_features, choice.question),
+    ):
+        if asked is not None and asked != there:
+            raise TrainError(
+                f"{name}: got {asked!r}, but the outcomes were read with {there!r}; read them with "
+                f"read_table(path, {name}={asked!r})"
+            )
+    made = table.manifest.options.get("features") or {}
+    auto = "quantile" if made.get("kind") == "columns" else "standard"
+    shares = tuple(named_shares(configuration_ms).values()) if options.budget_form == "class" else ()
+    return InputSpec(
+        image_features=choice.image,
+        question_features=choice.question,
+        feature_scaling=auto if options.feature_scaling == "auto" else options.feature_scaling,
+        budget_form=options.budget_form,
+        class_shares=shares,
     )

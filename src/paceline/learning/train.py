@@ -2,27 +2,26 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.contexts import ContextRanges, balanced_over_budgets, context_ranges
 from paceline.learning.dataset import DecisionProblem, training_problems
 from paceline.learning.groups import GroupSource
 from paceline.learning.input_options import ENCODINGS, parse_balance, parse_reduction
-from paceline.learning.inputs import fit_inputs
+from paceline.learning.inputs import fit_inputs, input_spec
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
+from paceline.learning.scored_actions import actions_to_score
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
-from paceline.policies.inputs import InputSpec, named_shares
 from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
@@ -47,11 +46,15 @@ def train_controller_policy(
     latency: LatencyEstimator,
     options: TrainOptions,
     *,
+    scored_actions: np.ndarray | None = None,
     checkpoint_dir: Path | None = None,
     tensorboard_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> TrainedPolicy:
     """Train on the table's train split, stop on its validation split.
+
+    `scored_actions`: actions that the policy is to score besides the tested ones, for a head that can; None: all of
+    the space if `options.score_untested`, else no others. Training sees tested configurations only.
 
     With a `checkpoint_dir` an interrupted run resumes exactly where it was. Uses as many threads as torch is set
     to; one is fastest at these sizes and the only setting that repeats bit for bit.
@@ -68,8 +71,11 @@ def train_controller_policy(
     warnings = _warnings(train)
     for warning in warnings:
         progress.message(warning)
-    spec = _spec(table, train, options)
+    spec = _spec(table, train, ranges, options)
     generator = torch.Generator().manual_seed(options.seed)
+    scored = None
+    if options.score_untested or scored_actions is not None:
+        scored = actions_to_score(table.space, table.actions, options.head, scored_actions)
     reduction, reduced = parse_reduction(options.reduce)
     inputs = fit_inputs(
         train.features,
@@ -100,13 +106,14 @@ def train_controller_policy(
     finally:
         writer.close()
     return TrainedPolicy(
-        spec=spec,
-        arrays=inputs.folded(export_arrays(network)),
+        spec=spec if scored is None else replace(spec, actions=tuple(scored.tolist())),
+        arrays=inputs.folded(export_arrays(network, scored_actions=scored)),
         history=trainer.history,
         facts={
             "algorithm": options.algorithm,
             "options": options.to_json(),
             "samples": {"train": len(train.features), "validation": len(validation.features)},
+            "tested_configurations": len(table.actions),
             "preparation": preparation.recipe.to_json(),
             "ranges": _ranges_json(ranges),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -117,10 +124,13 @@ def train_controller_policy(
     )
 
 
-def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) -> PolicySpec:
+def _spec(
+    table: OutcomeTable, train: DecisionProblem, ranges: ContextRanges, options: TrainOptions
+) -> PolicySpec:
     means = train.configuration_means(train.mean_ms)
     columns = (table.image_width, table.features.shape[1] - table.image_width)
     image_width, question_width = table.feature_choice.widths(*columns)
+    reads_price = options.output == "logits"
     return PolicySpec(
         head=options.head,
         members=options.members,
@@ -132,32 +142,11 @@ def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) ->
         full_latency_ms=train.full_latency_ms,
         actions=tuple(int(action) for action in table.actions),
         budget_dimensions=ENCODINGS[options.budget_encoding],
-        temperature=options.temperature,
-        inputs=_input_spec(table, means, options),
-    )
-
-
-def _input_spec(table: OutcomeTable, configuration_ms: np.ndarray, options: TrainOptions) -> InputSpec:
-    """What the policy is to read; TrainError where the table does not hold what the options ask for."""
-    choice = table.feature_choice
-    for name, asked, there in (
-        ("image_features", options.image_features, choice.image),
-        ("question_features", options.question_features, choice.question),
-    ):
-        if asked is not None and asked != there:
-            raise TrainError(
-                f"{name}: got {asked!r}, but the outcomes were read with {there!r}; read them with "
-                f"read_table(path, FeatureChoice(...)) for the features you train on"
-            )
-    made = table.manifest.options.get("features") or {}
-    auto = "quantile" if made.get("kind") == "columns" else "standard"
-    shares = tuple(named_shares(configuration_ms).values()) if options.budget_form == "class" else ()
-    return InputSpec(
-        image_features=choice.image,
-        question_features=choice.question,
-        feature_scaling=auto if options.feature_scaling == "auto" else options.feature_scaling,
-        budget_form=options.budget_form,
-        class_shares=shares,
+        temperature=1.0 if reads_price else options.temperature,
+        output=options.output,
+        price_low=ranges.price_low if reads_price else None,
+        price_high=ranges.price_high if reads_price else None,
+        inputs=input_spec(table, means, options),
     )
 
 
@@ -195,7 +184,7 @@ def _outcome_facts(trainer: Trainer) -> dict[str, Any]:
         "validation_average_reward": score.average_reward,
         "best_epochs": trainer.best_epochs,
     }
-    if trainer.reference:
+    if trainer.stages[0].name == "warm":
         kept = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
         trainer.network.load_state_dict(trainer.reference)
         facts["warm_start_validation_reward"] = trainer.score().reward

@@ -27,17 +27,19 @@ def validate(
     rows = torch.arange(len(source))
     relative = source.spec.inputs.relative
     read = network.read_features(source.features.expand(network.spec.members, -1, -1))
-    scores: dict[float, torch.Tensor] = {}
+    scores: dict[tuple[float, float], torch.Tensor] = {}
+    reads_price = network.spec.output == "logits"
     picked, expected, hard = [], [], []
     for budget, price in contexts:
-        if budget not in scores:
-            told = (
-                source.told_ms(rows, torch.full((len(rows),), budget)) if relative else torch.tensor([budget])
-            )
-            codes = source.codes(told).expand(network.spec.members, -1, -1)
-            scores[budget] = network.mean_scores(network.decide(read + network.read_budget(codes)))
+        seen = (budget, price if reads_price else 0.0)
+        if seen not in scores:
+            told, priced = torch.tensor(seen).unsqueeze(-1)
+            if relative:
+                told, priced = source.told_ms(rows, told.expand(len(rows))), priced.expand(len(rows))
+            codes = source.codes(told, priced).expand(network.spec.members, -1, -1)
+            scores[seen] = network.mean_scores(network.decide(read + network.read_budget(codes)))
         groups = source.groups(rows, torch.full((len(rows),), budget), torch.full((len(rows),), price))
-        logits = scores[budget] - groups.charge / network.spec.temperature
+        logits = scores[seen] if reads_price else scores[seen] - groups.charge / network.spec.temperature
         possible = groups.feasible.any(dim=-1)
         if not possible.any():
             continue

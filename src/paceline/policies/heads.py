@@ -1,5 +1,7 @@
 """Output heads: one logit per tested configuration (joint), or per knob option and summed (independent)."""
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -7,31 +9,21 @@ from torch import Tensor, nn
 
 from paceline.errors import TrainError
 from paceline.knobs import KnobSpace
-
-
-class StackedLinear(nn.Module):
-    """A linear layer per member, side by side: (members, batch, inputs) -> (members, batch, outputs)."""
-
-    def __init__(self, members: int, inputs: int, outputs: int, generator: torch.Generator) -> None:
-        super().__init__()
-        limit = inputs**-0.5 if inputs else 0.0
-        self.weight = nn.Parameter(
-            torch.empty(members, inputs, outputs).uniform_(-limit, limit, generator=generator)
-        )
-        self.bias = nn.Parameter(
-            torch.empty(members, 1, outputs).uniform_(-limit, limit, generator=generator)
-        )
-
-    def forward(self, inputs: Float[Tensor, "member batch i"]) -> Float[Tensor, "member batch o"]:
-        """Apply every member's layer to its own rows."""
-        return torch.baddbmm(self.bias, inputs, self.weight)
+from paceline.policies.embedding_head import EmbeddingHead
+from paceline.policies.spec import HEADS, UNTESTED_HEADS
+from paceline.policies.stacked import StackedLinear
 
 
 class JointHead(StackedLinear):
     """A logit per tested configuration."""
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight (member, hidden, action) and bias (member, 1, action)."""
+    def folded(self, actions: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """Weight (member, hidden, action) and bias (member, 1, action); TrainError for `actions` of one's own."""
+        if actions is not None:
+            raise TrainError(
+                "head: 'joint' has a logit for each tested configuration and none for others; train with one of "
+                f"{list(UNTESTED_HEADS)} to score configurations that were not tested"
+            )
         return self.weight, self.bias
 
 
@@ -47,28 +39,52 @@ class IndependentHead(nn.Module):
         self, members: int, hidden: int, space: KnobSpace, actions: np.ndarray, generator: torch.Generator
     ) -> None:
         super().__init__()
+        self.space, self.tested = space, actions
         self.options = StackedLinear(members, hidden, sum(space.shape), generator)
-        offsets = np.concatenate([[0], np.cumsum(space.shape)[:-1]])
-        columns = space.option_indices(actions) + offsets
-        chosen = torch.zeros(sum(space.shape), len(actions))
-        chosen[torch.from_numpy(columns.T.copy()), torch.arange(len(actions))] = 1.0
-        self.register_buffer("chosen", chosen)
+        self.register_buffer("chosen", _options_held(space, actions))
 
     def forward(self, hidden: Float[Tensor, "member batch h"]) -> Float[Tensor, "member batch action"]:
         """Logits of the tested configurations."""
         return self.options(hidden) @ self.chosen
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """The same function as one linear layer: weight (member, hidden, action), bias (member, 1, action)."""
-        return self.options.weight @ self.chosen, self.options.bias @ self.chosen
+    def folded(self, actions: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """The same function as one linear layer: weight (member, hidden, action), bias (member, 1, action).
+
+        Over any `actions` whose options were all tested, in some configuration; TrainError for others.
+        """
+        chosen = self.chosen
+        if actions is not None:
+            held, seen = self.space.option_indices(actions), self.space.option_indices(self.tested)
+            for column, knob in enumerate(self.space.knobs):
+                new = np.setdiff1d(held[:, column], seen[:, column])
+                if len(new):
+                    raise TrainError(
+                        f"head: 'independent' learned nothing of {knob.name} {knob.options[new[0]]!r}, which no tested "
+                        "configuration holds; leave it out, or use head 'embedding'"
+                    )
+            chosen = _options_held(self.space, actions)
+        return self.options.weight @ chosen, self.options.bias @ chosen
+
+
+def _options_held(space: KnobSpace, actions: np.ndarray) -> Float[Tensor, "option action"]:
+    offsets = np.concatenate([[0], np.cumsum(space.shape)[:-1]])
+    columns = space.option_indices(actions) + offsets
+    held = torch.zeros(sum(space.shape), len(actions))
+    held[torch.from_numpy(columns.T.copy()), torch.arange(len(actions))] = 1.0
+    return held
+
+
+Head: TypeAlias = JointHead | IndependentHead | EmbeddingHead
 
 
 def make_head(
     name: str, *, members: int, hidden: int, space: KnobSpace, actions: np.ndarray, generator: torch.Generator
-) -> JointHead | IndependentHead:
+) -> Head:
     """The head called `name` over the tested `actions`."""
     if name == "joint":
         return JointHead(members, hidden, len(actions), generator)
     if name == "independent":
         return IndependentHead(members, hidden, space, actions, generator)
-    raise TrainError(f"head: got {name!r}, expected 'joint' or 'independent'")
+    if name == "embedding":
+        return EmbeddingHead(members, hidden, space, actions, generator)
+    raise TrainError(f"head: got {name!r}, expected one of {list(HEADS)}")

@@ -9,16 +9,18 @@ from torch import Tensor, nn
 
 from paceline.knobs import KnobSpace
 from paceline.policies.feature_scaling import FeatureScaling
-from paceline.policies.heads import StackedLinear, make_head
+from paceline.policies.heads import make_head
 from paceline.policies.input_layers import AttentionPool, input_layer
 from paceline.policies.inputs import ATTENTION
 from paceline.policies.spec import PolicySpec
+from paceline.policies.stacked import StackedLinear
 
 
 class PolicyNetwork(nn.Module):
-    """Members side by side; each maps (image, question, budget) to a predicted accuracy per configuration.
+    """Members side by side; each maps (image, question, context) to an output per configuration.
 
-    score(a; x, budget) = sigmoid(logit_a) / temperature, averaged over members when deciding.
+    Outputs are logits of the predicted accuracy, score(a; x, budget) = sigmoid(output_a) / temperature, or the
+    logits of the actions themselves (`PolicySpec.output`); scores are averaged over members when deciding.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class PolicyNetwork(nn.Module):
                 (spec.inputs.question_features, spec.question_width),
             )
         )
-        self.budget = StackedLinear(members, spec.budget_dimensions, hidden, generator)
+        self.budget = StackedLinear(members, spec.code_width, hidden, generator)
         self.fuse = StackedLinear(members, 3 * hidden, 2 * hidden, generator)
         self.fusion = StackedLinear(members, 2 * hidden, hidden, generator)
         actions = np.array(spec.actions, dtype=np.int64)
@@ -76,7 +78,7 @@ class PolicyNetwork(nn.Module):
         codes: Float[Tensor, "member batch code"],
         masks: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "member batch action"]:
-        """Accuracy logits per member. `features` are scaled; `masks` come from `draw_masks`."""
+        """Outputs per member. `features` are scaled; `masks` come from `draw_masks`."""
         return self.decide(self.read_features(features) + self.read_budget(codes), masks)
 
     def read_features(
@@ -97,14 +99,14 @@ class PolicyNetwork(nn.Module):
         return image, question
 
     def read_budget(self, codes: Float[Tensor, "member batch code"]) -> Float[Tensor, "member batch width"]:
-        """What the encoded budget contributes to the first hidden layer, with its bias."""
+        """What the encoded context contributes to the first hidden layer, with its bias."""
         *_, budget_weight = self.fuse.weight.split(self.spec.hidden, dim=1)
         return torch.baddbmm(self.fuse.bias, self.budget(codes), budget_weight)
 
     def decide(
         self, joined: Float[Tensor, "member batch width"], masks: tuple[Tensor, Tensor] | None = None
     ) -> Float[Tensor, "member batch action"]:
-        """Accuracy logits from the sum of `read_features` and `read_budget`."""
+        """Outputs from the sum of `read_features` and `read_budget`."""
         hidden = torch.relu(joined)
         if masks is not None:
             hidden = hidden * masks[0]
@@ -113,18 +115,22 @@ class PolicyNetwork(nn.Module):
             hidden = hidden * masks[1]
         return self.head(hidden)
 
-    def mean_scores(
-        self, accuracy_logits: Float[Tensor, "member batch action"]
-    ) -> Float[Tensor, "batch action"]:
-        """Mean over members of accuracy / temperature: what decides."""
-        return torch.sigmoid(accuracy_logits).mean(dim=0) / self.spec.temperature
+    def mean_scores(self, outputs: Float[Tensor, "member batch action"]) -> Float[Tensor, "batch action"]:
+        """Mean over members of accuracy / temperature, or of the logits: what `NumpyPolicy.scores` returns."""
+        if self.spec.output == "logits":
+            return outputs.mean(dim=0)
+        return torch.sigmoid(outputs).mean(dim=0) / self.spec.temperature
 
 
 @torch.no_grad()
-def export_arrays(network: PolicyNetwork, scaling: FeatureScaling | None = None) -> Mapping[str, np.ndarray]:
+def export_arrays(
+    network: PolicyNetwork, scaling: FeatureScaling | None = None, scored_actions: np.ndarray | None = None
+) -> Mapping[str, np.ndarray]:
     """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one, heads into one weight.
 
-    Without the `scaling` of the features they are those of a network alone, for `FittedInputs.folded`.
+    `scaling`: of the features; without it the arrays are those of the network alone, for `FittedInputs.folded`.
+    `scored_actions`: the actions that the arrays are to score instead of the tested ones of `network.spec`; TrainError
+    for a head that cannot.
     """
     hidden = network.spec.hidden
     parts = network.fuse.weight.double().split(hidden, dim=1)
@@ -135,7 +141,7 @@ def export_arrays(network: PolicyNetwork, scaling: FeatureScaling | None = None)
         bias = bias + layer.bias.double() @ part
     pools = {"image.query": network.image_pool, "question.query": network.question_pool}
     queries = {name: pool.scaled_query for name, pool in pools.items() if pool is not None}
-    head_weight, head_bias = network.head.folded()
+    head_weight, head_bias = network.head.folded(scored_actions)
     tensors = queries | {
         "input.weight": torch.cat(weights, dim=1),
         "input.bias": bias,

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from paceline.budgets import encode_budget
 from paceline.errors import ControllerError
+from paceline.policies.context_code import encode_context
 from paceline.policies.feature_scaling import FeatureScaling
 from paceline.policies.spec import PolicySpec
 from paceline.policies.token_pooling import attention_pool, unpack_tokens
@@ -30,26 +30,25 @@ class NumpyPolicy:
         image_features: np.ndarray,
         question_features: np.ndarray,
         budget_ms: np.ndarray | float | None = None,
+        price: np.ndarray | float = 0.0,
     ) -> np.ndarray:
-        """Score of every configuration: predicted accuracy divided by the temperature.
+        """Score of every configuration: predicted accuracy / temperature, or the logits that decide.
 
         image_features (image_width,) or (batch, image_width), or packed tokens under attention (`token_pooling`),
-        question_features likewise; budget_ms one time or
-        one per row, None or inf for no limit, in milliseconds of the machine that was profiled. Result float32
-        (actions,) or (batch, actions) in the order of `spec.actions`.
+        question_features likewise; budget_ms one time or one per row, None or inf for no limit, in milliseconds of the
+        machine that was profiled and told as `PolicySpec.told_ms` does; price one or one per row, accuracy per full
+        latency. An accuracy policy's scores do not depend on the price, which `decision.action_logits` charges
+        afterwards; a logits policy reads it and its scores are final. Result float32 (actions,) or (batch, actions) in
+        the order of `spec.actions`.
         """
         self._check_features(image_features, question_features)
         single = image_features.ndim == 1
         rows = self._rows(np.atleast_2d(image_features), np.atleast_2d(question_features))
-        codes = encode_budget(
-            budget_ms,
-            low_ms=self.spec.budget_low_ms,
-            high_ms=self.spec.budget_high_ms,
-            dimensions=self.spec.budget_dimensions,
-        ).astype(np.float32)
-        codes = np.broadcast_to(codes, (*rows.shape[:-1], self.spec.budget_dimensions))
-        accuracy = self._forward(np.concatenate([rows, codes], axis=-1))
-        scores = accuracy / np.float32(self.spec.temperature)
+        codes = encode_context(self.spec, budget_ms, price)
+        codes = np.broadcast_to(codes, (*rows.shape[:-1], self.spec.code_width))
+        scores = self._forward(np.concatenate([rows, codes], axis=-1))
+        if self.spec.output == "accuracy":
+            scores = scores / np.float32(self.spec.temperature)
         return scores[0] if single else scores
 
     def _check_features(self, image_features: np.ndarray, question_features: np.ndarray) -> None:
@@ -82,12 +81,12 @@ class NumpyPolicy:
         return attention_pool(scaled, counts, self.arrays[f"{name}.query"])
 
     def _forward(self, inputs: np.ndarray) -> np.ndarray:
-        """Mean over members of the predicted accuracies: ([members,] batch, inputs) -> (batch, actions)."""
+        """Mean over members of accuracies or logits, (batch, actions), from ([members,] batch, inputs)."""
         arrays = self.arrays
         hidden = np.maximum(inputs @ arrays["input.weight"] + arrays["input.bias"], 0.0)
         hidden = np.maximum(hidden @ arrays["fusion.weight"] + arrays["fusion.bias"], 0.0)
         logits = hidden @ arrays["head.weight"] + arrays["head.bias"]
-        return _sigmoid(logits).mean(axis=0)
+        return (_sigmoid(logits) if self.spec.output == "accuracy" else logits).mean(axis=0)
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ from paceline.errors import OutcomesError
 from paceline.models.protocol import ElasticModel, Overview
 from paceline.outcomes.feature_makers import feature_maker, maker_label
 from paceline.outcomes.table import OutcomeTable
+from paceline.outcomes.workloads import workload_columns
+from paceline.policies.spec import UNTESTED_HEADS
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context
 
@@ -36,6 +38,8 @@ def live_context(model: ElasticModel, controller: Controller, image: Image.Image
 def recorded_context(table: OutcomeTable, controller: Controller, sample_id: str) -> Context:
     """What the controller sees of a sample in outcomes: its recorded features and workloads.
 
+    Configurations that the controller scores untested borrow their workload from the nearest tested one.
+
     Raises:
         OutcomesError: no such sample, other configurations than the controller's, or features of another maker.
     """
@@ -45,7 +49,11 @@ def recorded_context(table: OutcomeTable, controller: Controller, sample_id: str
             f"sample: got {sample_id!r}, expected one of {len(table.sample_id)} such as "
             f"{', '.join(table.sample_id[:3].tolist())}"
         )
-    if table.space != controller.space or not np.isin(controller.actions, table.actions).all():
+    tested = np.isin(controller.actions, table.actions)
+    widened = (
+        controller.policy.spec.head in UNTESTED_HEADS and np.isin(table.actions, controller.actions).all()
+    )
+    if table.space != controller.space or not (tested.all() or widened):
         raise OutcomesError(
             "outcomes: they do not hold all configurations of the controller; name the outcomes it was trained on, or "
             "others of the same configurations"
@@ -60,7 +68,7 @@ def recorded_context(table: OutcomeTable, controller: Controller, sample_id: str
             f"outcomes: their features were made by {maker_label(makers[0])}, the controller was trained on those of "
             f"{maker_label(makers[1])}; name outcomes with the same features"
         )
-    row, columns = rows[0], np.searchsorted(table.actions, controller.actions)
+    row, columns = rows[0], workload_columns(table, controller.actions)
     loads = (table.tiles, table.vision_tokens, table.prompt_tokens)
     tiles, vision_tokens, prompt_tokens = (
         np.nan_to_num(load[row, columns]).astype(np.int64) for load in loads
