@@ -9,6 +9,7 @@ from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.price import fit_price, mean_chosen_latency
 from paceline.learning.price_curve import PriceCurve
+from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions
 from paceline.policies.decision import choose
@@ -21,6 +22,8 @@ PRICED_BUDGETS = 24
 """Rows of the price table, geometric between the cheapest and the unpriced mean latency."""
 LOWEST_MARGIN = 1.001
 """The lowest priced budget over the mean of the cheapest choices, where the price would be unbounded."""
+PRICED_CELLS = 1 << 20
+"""Outcomes of validation samples that prices are fitted on, samples evenly spaced: means settle long before."""
 
 
 def build_controller(
@@ -79,7 +82,7 @@ def build_controller(
 
 def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimator) -> PriceTable:
     """Price of time for a grid of average budgets, fitted on the validation split without a hard limit."""
-    validation = table.split_rows("validation")
+    validation = _some_rows(table, "validation", PRICED_CELLS)
     mean_ms = latency.mean(
         table.actions, validation.tiles, validation.vision_tokens, validation.prompt_tokens
     )
@@ -97,6 +100,15 @@ def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimat
         for budget in budgets[:-1]
     ]
     return PriceTable(budgets / latency.scale, np.minimum.accumulate(np.array([*prices, 0.0])))
+
+
+def _some_rows(table: OutcomeTable, split: str, cells: int) -> OutcomeTable:
+    """The samples of a split; where they have more than `cells` outcomes, as many of them evenly spaced."""
+    rows = np.flatnonzero(table.split == split)
+    most = max(1, cells // max(1, len(table.actions)))
+    if len(rows) <= most:
+        return table.split_rows(split)
+    return table.select(rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)])
 
 
 def _read_prices(
@@ -124,6 +136,12 @@ def _read_prices(
 
 def class_shares(table: OutcomeTable, latency: LatencyEstimator) -> dict[str, float]:
     """Named budgets as shares of the slowest configuration's mean latency on the training split."""
-    train = table.split_rows("train")
-    mean_ms = latency.mean(table.actions, train.tiles, train.vision_tokens, train.prompt_tokens)
-    return named_shares(np.nanmean(mean_ms, axis=0))
+    total, count = np.zeros(len(table.actions)), np.zeros(len(table.actions))
+    for part in row_chunks(*table.accuracy.shape):
+        rows = part.start + np.flatnonzero(table.split[part] == "train")
+        mean_ms = latency.mean(
+            table.actions, table.tiles[rows], table.vision_tokens[rows], table.prompt_tokens[rows]
+        )
+        total += np.nansum(mean_ms, axis=0)
+        count += np.isfinite(mean_ms).sum(axis=0)
+    return named_shares(total / count)
