@@ -100,6 +100,8 @@ def train_controller_policy(
     digests = {"train": train.digest(), "validation": validation.digest()}
     if KEY in table.manifest.options:
         digests[KEY] = json.dumps(preparation.recipe.to_json(), sort_keys=True)
+    if train_source.rewards.model is not None:
+        digests["reward_model_weights"] = train_source.rewards.model.digest()
     fingerprint = fingerprint_of(options, digests)
     writer = ScalarWriter(tensorboard_dir)
     try:
