@@ -25,7 +25,9 @@ class ContextRanges:
     budget_high_ms: float
     price_low: float  # accuracy per full latency
     price_high: float
-    budget_knots_ms: tuple[float, ...] | None = None  # evenly spaced quantiles to draw budgets from instead, ascending
+    budget_knots_ms: tuple[float, ...] | None = (
+        None  # evenly spaced quantiles to draw budgets from instead, ascending
+    )
 
     def budgets_at(self, position: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Budgets in ms of positions in [0, 1]: geometric between the ends, or between the knots around it."""

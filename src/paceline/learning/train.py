@@ -110,7 +110,7 @@ def train_controller_policy(
         writer.close()
     return TrainedPolicy(
         spec=spec if scored is None else replace(spec, actions=tuple(scored.tolist())),
-        arrays=inputs.folded(export_arrays(network, scored_actions=scored)),
+        arrays=inputs.folded(export_arrays(network.cpu(), scored_actions=scored)),
         history=trainer.history,
         facts={
             "algorithm": options.algorithm,
