@@ -5,10 +5,11 @@
     python -m benchmarks.ppo_speed --outcomes OUTCOMES  # any other
 
 Both learn from the same train samples, features (standardised alike) and contexts (hard budgets and prices of time,
-drawn alike), in one process and on one thread, taking turns by seed. Both are judged alike: mean validation reward of the
-best feasible configuration by their scores, over 16 contexts. Paceline runs with its default options; its clock includes
-its own validation after every epoch. PPO gets all requests of a step at once from numpy, and its clock stops while it is
-judged. Its settings are tried on one seed first, for the same time as a run; the one with the best reward is taken.
+drawn alike), in one process and on one thread, taking turns by seed. Both are judged alike: mean validation reward of
+the best feasible configuration by their scores, over 16 contexts. Paceline runs with its default options; its clock
+includes its own validation after every epoch. PPO gets all requests of a step at once from numpy, and its clock stops
+while it is judged. Its settings are tried on one seed first, for the same time as a run; the one with the best reward
+is taken.
 
 The target is the lowest, over seeds, of the best rewards that PPO reaches within its time: every run of PPO gets there.
 Time is of the processor, as it does not depend on what else the machine does; the wall clock is recorded too.
