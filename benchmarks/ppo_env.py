@@ -38,7 +38,7 @@ class OutcomeEnv(gymnasium.Env):
 
     def step(self, action: Any) -> Any:
         reward = float(self.requests.rewards(np.array([action]))[0])
-        return self.seen, reward, True, False, {}
+        return self.seen.copy(), reward, True, False, {}
 
 
 class OutcomeBatch(VecEnv):
