@@ -14,8 +14,9 @@ from paceline.errors import TrainError
 from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.contexts import context_ranges, sample_contexts, validation_contexts
-from paceline.learning.dataset import feature_scaling, training_problems
+from paceline.learning.dataset import training_problems
 from paceline.learning.groups import GroupSource
+from paceline.learning.inputs import FittedInputs, fit_inputs
 from paceline.learning.options import ALGORITHMS, TrainOptions
 from paceline.learning.progress import Progress
 from paceline.learning.train import TrainedPolicy, train_controller_policy
@@ -68,7 +69,11 @@ def make_source(options: TrainOptions) -> tuple[GroupSource, OutcomeTable]:
     table = make_table()
     train, _ = training_problems(table, make_latency())
     spec = make_spec(table, train.full_latency_ms)
-    return GroupSource(train, spec, table.space, options, feature_scaling(train.features)), table
+    return GroupSource(train, spec, table.space, options, inputs_of(table, train.features)), table
+
+
+def inputs_of(table: OutcomeTable, features: np.ndarray) -> FittedInputs:
+    return fit_inputs(features, table.image_width, table.feature_choice)
 
 
 class InterruptedTrainingError(Exception):
@@ -334,7 +339,7 @@ def test_untested_cells_are_never_feasible_and_never_a_target():
         make_spec(table, train.full_latency_ms),
         table.space,
         TrainOptions(),
-        feature_scaling(train.features),
+        inputs_of(table, train.features),
     )
     groups = source.groups(torch.tensor([0]), torch.tensor([math.inf]), torch.tensor([0.0]))
     assert not groups.feasible[0, 3]
@@ -355,13 +360,6 @@ def test_contexts_are_hard_or_priced_and_cover_their_ranges():
     grid = validation_contexts(ranges)
     assert len([b for b, _ in grid if b < math.inf]) == len(grid) / 2
     assert all((price > 0) == (budget == math.inf) for budget, price in grid)
-
-
-def test_constant_features_pass_as_zeros():
-    features = np.array([[1.0, 5.0], [3.0, 5.0]], dtype=np.float32)
-    mean, scale = feature_scaling(features)
-    assert mean.tolist() == [2.0, 5.0]
-    assert scale.tolist() == [1.0, 0.0]
 
 
 def one_configuration(table: OutcomeTable) -> OutcomeTable:

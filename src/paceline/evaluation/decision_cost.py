@@ -24,7 +24,8 @@ def decision_overhead(
     for row in rows:
         work = tuple(part[row, columns] for part in (table.tiles, table.vision_tokens, table.prompt_tokens))
         start = time.perf_counter()
-        scores = policy.scores(table.image_features[row], table.question_features[row], budget_ms)
+        told = policy.spec.told_ms(budget_ms, full_ms)
+        scores = policy.scores(table.image_features[row], table.question_features[row], told)
         mean, upper = latency.mean_and_upper(chosen, *work)
         pick(scores[None], mean[None], upper[None] <= budget_ms)
         seconds.append(time.perf_counter() - start)

@@ -7,6 +7,14 @@ from typing import Any
 from paceline.errors import TrainError
 from paceline.learning.checks import check_number as _check_number
 from paceline.learning.checks import check_whole as _check_whole
+from paceline.learning.input_options import (
+    ENCODINGS,
+    SCALINGS,
+    parse_augmentation,
+    parse_balance,
+    parse_reduction,
+)
+from paceline.policies.inputs import BUDGET_FORMS, IMAGE_FEATURES, QUESTION_FEATURES
 from paceline.policies.spec import HEADS, UNTESTED_HEADS
 from paceline.rewards import RewardParams
 
@@ -80,6 +88,16 @@ class TrainOptions:
     )
     # and of those without that have none
 
+    # Inputs, see docs/inputs.md. Feature sets are chosen when outcomes are read; here they are checked.
+    image_features: str | None = None  # of `inputs.IMAGE_FEATURES`; None: what the table was read with
+    question_features: str | None = None  # of `inputs.QUESTION_FEATURES`; likewise
+    feature_scaling: str = "auto"  # "standard", "quantile", or "auto": quantile for columns of a table
+    reduce: str = "none"  # "pca:K", "learned:K": image and question features to K numbers each
+    budget_encoding: str = "sinusoidal"  # or "linear": the log position as one number
+    budget_form: str = "absolute"  # or "share" of the request's full latency, or the nearest "class"
+    augment: str | None = None  # "noise=..,dropout=..,mix=..", "none"; None: as the manifest says
+    balance: str | None = None  # some of "dataset,kind,budget", "none"; None: as the manifest says
+
     checkpoint_every: int = 5  # epochs
 
     device: str = "cpu"  # "cuda" needs a GPU; tables stay on the CPU
@@ -103,6 +121,7 @@ class TrainOptions:
                 f"score_untested: head {self.head!r} scores tested configurations only, expected one of "
                 f"{list(UNTESTED_HEADS)}"
             )
+        self._check_inputs()
         whole = ("members", "hidden", "inner_epochs", "batch_size", "patience", "checkpoint_every")
         for name in whole:
             _check_whole(name, getattr(self, name), 1)
@@ -140,6 +159,22 @@ class TrainOptions:
     def drawn(self) -> int:
         """Actions drawn per group; 0: all tested ones."""
         return SAMPLED_GROUP.get(self.algorithm, 0) if self.group_size is None else self.group_size
+
+    def _check_inputs(self) -> None:
+        for name, allowed in (
+            ("image_features", (None, *IMAGE_FEATURES)),
+            ("question_features", (None, *QUESTION_FEATURES)),
+            ("feature_scaling", SCALINGS),
+            ("budget_encoding", tuple(ENCODINGS)),
+            ("budget_form", BUDGET_FORMS),
+        ):
+            if getattr(self, name) not in allowed:
+                listed = [value for value in allowed if value is not None]
+                raise TrainError(f"{name}: got {getattr(self, name)!r}, expected one of {listed}")
+        parse_reduction(self.reduce)
+        parse_balance(self.balance)
+        if self.augment is not None:
+            parse_augmentation(self.augment)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value from which `from_json` makes equal options."""

@@ -13,6 +13,7 @@ from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions
 from paceline.policies.decision import choose
+from paceline.policies.inputs import named_shares
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import PriceTable
 from paceline.runtime.controller import Controller, Guard, Trained
@@ -23,8 +24,6 @@ LOWEST_MARGIN = 1.001
 """The lowest priced budget over the mean of the cheapest choices, where the price would be unbounded."""
 PRICED_CELLS = 1 << 20
 """Outcomes of validation samples that prices are fitted on, samples evenly spaced: means settle long before."""
-CLASS_QUANTILES = {"low": 0.25, "medium": 0.50, "high": 0.75}
-"""Named budgets: quantiles of the configurations' mean latencies, kept as shares of the full configuration's."""
 
 
 def build_controller(
@@ -145,6 +144,4 @@ def class_shares(table: OutcomeTable, latency: LatencyEstimator) -> dict[str, fl
         )
         total += np.nansum(mean_ms, axis=0)
         count += np.isfinite(mean_ms).sum(axis=0)
-    configuration_ms = total / count
-    shares = np.quantile(configuration_ms, list(CLASS_QUANTILES.values())) / configuration_ms.max()
-    return {name: round(float(share), 4) for name, share in zip(CLASS_QUANTILES, shares, strict=True)}
+    return named_shares(total / count)
