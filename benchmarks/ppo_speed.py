@@ -34,7 +34,7 @@ from benchmarks.ppo_requests import observations
 from benchmarks.record import write_result
 from benchmarks.time_to_target import Curve, Stopwatch, compared
 from paceline.cli.threads import one_thread
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.learning.contexts import ContextRanges, context_ranges, validation_contexts
 from paceline.learning.dataset import DecisionProblem, feature_scaling, training_problems
 from paceline.learning.groups import GroupSource

@@ -10,8 +10,8 @@ from paceline.evaluation.budget_grid import budget_grid
 from paceline.evaluation.choices import priced
 from paceline.evaluation.metrics import sample_accuracy
 from paceline.evaluation.pricing import one_hot
-from paceline.evaluation.times import fit_latency
 from paceline.evaluation.splits import fit_and_test
+from paceline.evaluation.times import fit_latency
 from paceline.learning.learners.contender import ValueContender
 from paceline.learning.problem import Scorer, problem_of
 from paceline.outcomes.table import OutcomeTable

@@ -14,15 +14,15 @@ from controllers import fit_latency
 from fakes import FakeModel, FakeTask, fake_table
 from paceline.budgets import encode_budget
 from paceline.errors import ControllerError, OutcomesError, TrainError
-from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import problem_of
 from paceline.learning.contexts import balanced_over_budgets, context_ranges, sample_contexts
 from paceline.learning.dataset import training_problems
 from paceline.learning.groups import GroupSource
 from paceline.learning.inputs import fit_inputs
+from paceline.learning.learners.policy_contender import policy_scorer
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.principal import principal_components
+from paceline.learning.problem import problem_of
 from paceline.learning.train import train_controller_policy
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.input_layers import AttentionPool

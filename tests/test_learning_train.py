@@ -19,7 +19,8 @@ from paceline.learning.groups import GroupSource
 from paceline.learning.inputs import FittedInputs, fit_inputs
 from paceline.learning.options import ALGORITHMS, TrainOptions
 from paceline.learning.progress import Progress
-from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.train import train_controller_policy
+from paceline.learning.trained import TrainedPolicy
 from paceline.learning.trainer import Trainer, stages_of
 from paceline.learning.validation import validate
 from paceline.outcomes.table import OutcomeTable

@@ -15,7 +15,8 @@ from paceline.errors import TrainError
 from paceline.evaluation.times import fit_latency
 from paceline.learning.compute import Compute
 from paceline.learning.options import TrainOptions
-from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.train import train_controller_policy
+from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.store import write_table
 from paceline.policies.network import PolicyNetwork
 from paceline.policies.spec import PolicySpec

@@ -22,7 +22,8 @@ from paceline.learning import dataset
 from paceline.learning.contexts import context_ranges
 from paceline.learning.dataset import training_problems
 from paceline.learning.options import TrainOptions
-from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.train import train_controller_policy
+from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes import chunks, mapped
 from paceline.outcomes.chunks import cell_array, row_chunks
 from paceline.outcomes.store import read_table, write_table

@@ -15,7 +15,8 @@ from paceline.evaluation.times import fit_latency
 from paceline.knobs import Knob, KnobSpace
 from paceline.learning.options import TrainOptions
 from paceline.learning.scored_actions import MOST_SCORED, actions_to_score
-from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.train import train_controller_policy
+from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions, workload_columns
 from paceline.policies.embedding_head import EmbeddingHead

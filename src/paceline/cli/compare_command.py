@@ -14,7 +14,11 @@ def run(
     outcomes: OutcomesArgument,
     out: Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")] = None,
     report: ReportOption = None,
-    algorithms: Annotated[str, typer.Option(help="Learners, separated by commas.")] = "grpo,supervised",
+    learners: Annotated[
+        str, typer.Option(help="Names separated by commas, or all (docs/learners.md).")
+    ] = "grpo,supervised",
+    processes: Annotated[int, typer.Option(help="Learners trained at the same time.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs of every learner, for the spread over seeds.")] = 1,
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
@@ -27,6 +31,7 @@ def run(
     from paceline.cli.threads import one_thread
     from paceline.evaluation.compare import CompareOptions, compare
     from paceline.evaluation.contest import ContestOptions
+    from paceline.learning.learners.registry import parse_learners
     from paceline.learning.options import TrainOptions
     from paceline.outcomes.store import read_table
     from paceline.report.html import write_report
@@ -35,13 +40,12 @@ def run(
 
     if report is not None:
         import_matplotlib()
-    names = tuple(name.strip() for name in algorithms.split(","))
-    for name in names:  # an unknown learner is refused before the known ones are trained
-        TrainOptions(algorithm=name)
     options = CompareOptions(
-        algorithms=names,
+        learners=parse_learners(learners),
         train=TrainOptions(seed=seed),
         contest=ContestOptions(violation_rate=violation_rate, replicates=replicates, seed=seed),
+        processes=processes,
+        seeds=seeds,
     )
     check_writable(out, report)
     table = read_table(outcomes)
@@ -49,7 +53,8 @@ def run(
     with Bar() as bar:
         results = compare(table, options, bar)
     if report is not None:
-        history = results["training"][options.algorithms[0]]["history"]
+        trained = results["training"]
+        history = next((trained[name]["history"] for name in options.learners if name in trained), [])
         results["report"] = str(write_report(results, report, training_history=history))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

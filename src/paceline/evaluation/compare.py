@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from paceline.errors import TrainError
 from paceline.evaluation.choices import baseline_choices
-from paceline.evaluation.contest import ContestOptions, Grid, grid_of, judge
+from paceline.evaluation.contest import ContestOptions, grid_of, judge
 from paceline.evaluation.decision_cost import decision_overhead
 from paceline.evaluation.evaluate import provenance_of
 from paceline.evaluation.jobs import CONTENDER, JobResult, LearnerJob, judge_fitted, run_jobs

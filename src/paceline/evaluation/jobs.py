@@ -92,7 +92,8 @@ def run_jobs(
         progress.start(len(jobs), "learners")
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
             quiet = [
-                (index, replace(job, task=replace(job.task, progress=SilentProgress()))) for index, job in jobs
+                (index, replace(job, task=replace(job.task, progress=SilentProgress())))
+                for index, job in jobs
             ]
             waiting = {pool.submit(run_job, job): index for index, job in quiet}
             for done in as_completed(waiting):

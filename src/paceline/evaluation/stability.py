@@ -33,7 +33,11 @@ def stability(
         }
     value["curves"] = {
         name: [
-            [entry["validation_reward"] for entry in run.policies[name].history if "validation_reward" in entry]
+            [
+                entry["validation_reward"]
+                for entry in run.policies[name].history
+                if "validation_reward" in entry
+            ]
             for run in runs
         ]
         for name in runs[0].policies

@@ -9,19 +9,27 @@ from paceline.learning.checks import check_number as _check_number
 from paceline.learning.checks import check_whole as _check_whole
 from paceline.learning.input_options import (
     ENCODINGS,
+    NONE,
     SCALINGS,
     parse_augmentation,
     parse_balance,
     parse_reduction,
 )
-from paceline.policies.inputs import BUDGET_FORMS, IMAGE_FEATURES, QUESTION_FEATURES
+from paceline.learning.reference.options import ReferenceOptions
+from paceline.policies.inputs import ATTENTION, BUDGET_FORMS, IMAGE_FEATURES, QUESTION_FEATURES
 from paceline.policies.spec import HEADS, UNTESTED_HEADS
 from paceline.rewards import RewardParams
 
-OUTPUT = {"grpo": "accuracy", "grpo_scratch": "logits", "supervised": "logits", "outcome": "accuracy"}
+OUTPUT = {
+    "grpo": "accuracy",
+    "grpo_warm": "accuracy",
+    "grpo_scratch": "logits",
+    "supervised": "logits",
+    "outcome": "accuracy",
+}
 """Algorithm -> what its policy's outputs mean, see `PolicySpec.output`."""
 ALGORITHMS = tuple(OUTPUT)
-SAMPLED_GROUP = {"grpo": 0, "grpo_scratch": 8}
+SAMPLED_GROUP = {"grpo": 0, "grpo_warm": 0, "grpo_scratch": 8}
 """Algorithm -> actions drawn per group where the options do not say; 0: all tested ones."""
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
@@ -98,6 +106,8 @@ class TrainOptions:
     augment: str | None = None  # "noise=..,dropout=..,mix=..", "none"; None: as the manifest says
     balance: str | None = None  # some of "dataset,kind,budget", "none"; None: as the manifest says
 
+    reference: ReferenceOptions = field(default_factory=ReferenceOptions)  # of "grpo"
+
     checkpoint_every: int = 5  # epochs
 
     device: str = "cpu"  # "cuda" needs a GPU; tables stay on the CPU
@@ -122,6 +132,8 @@ class TrainOptions:
                 f"{list(UNTESTED_HEADS)}"
             )
         self._check_inputs()
+        if self.algorithm == "grpo":
+            self._check_reference()
         whole = ("members", "hidden", "inner_epochs", "batch_size", "patience", "checkpoint_every")
         for name in whole:
             _check_whole(name, getattr(self, name), 1)
@@ -176,6 +188,31 @@ class TrainOptions:
         if self.augment is not None:
             parse_augmentation(self.augment)
 
+    def _check_reference(self) -> None:
+        """The student of a reference policy is one kind of network, and its teacher takes the exact expectation."""
+        for name, expected in (
+            ("head", "joint"),
+            ("score_untested", False),
+            ("reward", "masked"),
+            ("reduce", NONE),
+        ):
+            if getattr(self, name) != expected:
+                raise TrainError(
+                    f"{name}: got {getattr(self, name)!r} with algorithm 'grpo', whose student takes {expected!r} "
+                    "only; use algorithm 'grpo_warm', or another that trains one network"
+                )
+        if self.group_size:
+            raise TrainError(
+                f"group_size: got {self.group_size} with algorithm 'grpo', which takes the exact expectation over all "
+                "tested configurations; use algorithm 'grpo_warm' or 'grpo_scratch' to sample"
+            )
+        for name in ("image_features", "question_features"):
+            if getattr(self, name) == ATTENTION:
+                raise TrainError(
+                    f"{name}: got 'attention' with algorithm 'grpo', whose trees need one vector per sample; use "
+                    "algorithm 'grpo_warm', or another that trains one network"
+                )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON value from which `from_json` makes equal options."""
         return asdict(self)
@@ -189,4 +226,6 @@ class TrainOptions:
         values = dict(value)
         if "reward_params" in values:
             values["reward_params"] = RewardParams(**values["reward_params"])
+        if "reference" in values:
+            values["reference"] = ReferenceOptions.from_json(values["reference"])
         return cls(**values)

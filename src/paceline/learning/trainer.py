@@ -53,12 +53,13 @@ class Stage:
 def stages_of(options: TrainOptions) -> list[Stage]:
     """The stages of an algorithm; every algorithm takes the same number of updates.
 
-    >>> [(stage.name, stage.epochs * stage.updates) for stage in stages_of(TrainOptions(warm_epochs=3, epochs=2))]
+    >>> options = TrainOptions(algorithm="grpo_warm", warm_epochs=3, epochs=2)
+    >>> [(stage.name, stage.epochs * stage.updates) for stage in stages_of(options)]
     [('warm', 3), ('grpo', 4)]
     """
     warm = Stage(name="warm", epochs=options.warm_epochs, learning_rate=options.learning_rate, updates=1)
     total = options.warm_epochs + options.epochs * options.inner_epochs
-    if options.algorithm == "grpo":
+    if options.algorithm == "grpo_warm":
         rate, updates = options.policy_learning_rate, options.inner_epochs
         return [warm, Stage(name="grpo", epochs=options.epochs, learning_rate=rate, updates=updates)]
     if options.algorithm == "grpo_scratch":

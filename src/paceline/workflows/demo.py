@@ -110,7 +110,7 @@ def _compare(
     results = compare(
         table,
         CompareOptions(
-            algorithms=(options.train.algorithm, *options.rivals), train=options.train, contest=contest
+            learners=(options.train.algorithm, *options.rivals), train=options.train, contest=contest
         ),
         progress,
         latency=trained.controller.latency,

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from paceline.learning.learners.policy_contender import policy_contender
-from paceline.learning.problem import problem_of
 from paceline.evaluation.baselines import hard_static, static_shares
 from paceline.evaluation.splits import fit_and_test
+from paceline.learning.learners.policy_contender import policy_contender
+from paceline.learning.problem import problem_of
 from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.controller import Controller
 
@@ -33,7 +33,9 @@ def measured_latencies(
     return {
         "hard": {
             "paceline": [measured(paceline.choose(test, b, 0.0)) for b in budgets],
-            "best_static": [measured(hard_static(fit, test, b, violation_rate).argmax(axis=1)) for b in budgets],
+            "best_static": [
+                measured(hard_static(fit, test, b, violation_rate).argmax(axis=1)) for b in budgets
+            ],
             "full": [measured(static_shares(test, fit.full).argmax(axis=1)) for b in budgets],
         }
     }

@@ -1,6 +1,5 @@
 """Learners of a few lines: nearest neighbours, clusters of samples, trees per configuration, voting trees."""
 
-
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.ensemble import RandomForestRegressor

@@ -61,8 +61,8 @@ def make_task(
     held = fit_table.split == "validation"
     if held.all() or not held.any():
         raise TrainError(
-            f"outcomes: {int((~held).sum())} complete train and {int(held.sum())} complete validation samples, expected "
-            "some of both; profile more samples or split again"
+            f"outcomes: {int((~held).sum())} complete train and {int(held.sum())} complete validation samples, "
+            "expected some of both; profile more samples or split again"
         )
     validation = fit.select(held)
     train = fit if fit.cutoff_ms is not None else fit.select(~held)
@@ -113,4 +113,6 @@ def channel_of(budget_ms: float | None, channels: Sequence[float | None]) -> flo
     for channel in channels:
         if channel == budget_ms:
             return channel
-    raise ValueError(f"budget {budget_ms} ms: expected one of {list(channels)}, which the learner was fitted for")
+    raise ValueError(
+        f"budget {budget_ms} ms: expected one of {list(channels)}, which the learner was fitted for"
+    )

@@ -18,6 +18,7 @@ class LightgbmOptions:
     feature_share: float = 0.6  # of features that a tree sees
     sample_share: float = 0.8  # of samples that a tree sees
     l2: float = 1.0
+    bins: int = 63  # that a feature's values are put into
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +35,11 @@ class OutcomeNetworkOptions:
     """Of the networks that predict accuracy; two hidden layers."""
 
     members: int = 3  # trained side by side; the mean of their predictions counts
-    hidden: int = 64
-    dropout: float = 0.25
-    epochs: int = 40
+    hidden: int = 128
+    dropout: float = 0.4
+    epochs: int = 60
     batch_size: int = 64
-    learning_rate: float = 5e-3  # cosine to zero
+    learning_rate: float = 3e-3  # cosine to zero
     weight_decay: float = 0.02
 
 
@@ -87,6 +88,9 @@ class ReferenceOptions:
 
     folds: int = 5  # outcome models are fitted on all but one, residual policies validated on that one
     repeats: int = 1  # of the folds, each with other folds; means of all
+    learned_share: float = (
+        0.5  # of weights by non-negative least squares in the stack; the rest is the plain mean
+    )
     sharpness: float = 1.2  # spread of the reference policy's logits, in standard deviations
     lightgbm: LightgbmOptions = field(default_factory=LightgbmOptions)
     forest: ForestOptions = field(default_factory=ForestOptions)
@@ -113,7 +117,9 @@ class ReferenceOptions:
             unknown += sorted(set(value.get(name, {})) - {item.name for item in fields(part)})
         if unknown:
             raise TrainError(f"reference options: got unknown {unknown}, expected names of ReferenceOptions")
-        return cls(**{name: PARTS[name](**given) if name in PARTS else given for name, given in value.items()})
+        return cls(
+            **{name: PARTS[name](**given) if name in PARTS else given for name, given in value.items()}
+        )
 
 
 PARTS: dict[str, Any] = {

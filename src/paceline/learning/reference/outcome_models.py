@@ -33,6 +33,7 @@ def fit_lightgbm(
         "bagging_fraction": options.sample_share,
         "bagging_freq": 1,
         "lambda_l2": options.l2,
+        "max_bin": options.bins,
         "num_threads": 1,
         "verbosity": -1,
         "deterministic": True,
@@ -48,7 +49,11 @@ def fit_lightgbm(
             constants[column] = target.mean() if len(target) else 0.0
             boosters.append(None)
             continue
-        data = lightgbm.Dataset(features[rows], target, params={"verbosity": -1, "feature_pre_filter": False})
+        data = lightgbm.Dataset(
+            features[rows],
+            target,
+            params={"verbosity": -1, "feature_pre_filter": False, "max_bin": options.bins},
+        )
         boosters.append(lightgbm.train(parameters, data, num_boost_round=options.trees))
 
     def predict(new: np.ndarray) -> np.ndarray:

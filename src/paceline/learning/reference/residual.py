@@ -229,9 +229,7 @@ def _held_out_values(policy: ResidualPolicy, data: _Samples, held: list[Tensor])
     for index, rows in enumerate(held):
         shape = (policy.folds, -1, -1)
         budget = torch.full((policy.folds, len(rows)), math.inf)
-        values = policy.values(
-            data.features[rows].expand(shape), data.reference[rows].expand(shape), budget
-        )
+        values = policy.values(data.features[rows].expand(shape), data.reference[rows].expand(shape), budget)
         result[rows] = values[index]
     return result.numpy().astype(np.float64)
 

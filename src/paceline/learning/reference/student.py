@@ -22,8 +22,6 @@ from paceline.learning.reference.stack import centred
 from paceline.learning.reference.teacher import TaughtChannel, Teacher, targets_of
 from paceline.policies.context_code import encode_context
 from paceline.policies.network import PolicyNetwork
-from paceline.policies.spec import PolicySpec
-
 
 FREE_TEMPERATURE = 0.05
 TEMPERATURES = (0.005, 0.2)
@@ -34,7 +32,13 @@ class _Lessons:
     """One channel's tensors: what the teacher says about real and made-up samples, and what they earned."""
 
     def __init__(
-        self, problem: Problem, channel: TaughtChannel, part: int, scaled: Tensor, made: Tensor, sharpness: float
+        self,
+        problem: Problem,
+        channel: TaughtChannel,
+        part: int,
+        scaled: Tensor,
+        made: Tensor,
+        sharpness: float,
     ) -> None:
         self.channel = channel
         reward = targets_of(problem, channel.budget_ms)[1]
@@ -129,7 +133,7 @@ def fit_student(
         masks = network.draw_masks(len(rows), generator)
         predicted = network(features.expand(shape), codes.expand(shape), masks)
         log_prob = masked_log_softmax(
-            (torch.sigmoid(predicted) - drawn.charge) / spec.temperature, drawn.feasible
+            (torch.sigmoid(predicted) - drawn.charge) / spec.temperature, drawn.feasible.expand_as(predicted)
         )
         target = torch.softmax(
             torch.where(drawn.feasible, (values - drawn.charge) / lesson.temperature, -1e9), dim=-1
@@ -152,7 +156,12 @@ def fit_student(
         if (step + 1) % max(1, steps // 20) == 0:
             means = np.mean(recent, axis=0)
             history.append(
-                {"phase": "student", "step": step + 1, "imitation": float(means[0]), "reward": float(means[1])}
+                {
+                    "phase": "student",
+                    "step": step + 1,
+                    "imitation": float(means[0]),
+                    "reward": float(means[1]),
+                }
             )
             recent = []
     return history

@@ -42,9 +42,7 @@ def synthetic_features(
     resampled = kind == 2
     chance = rng.uniform(*RESAMPLED, (int(resampled.sum()), 1))
     strangers = features[rng.integers(0, samples, (int(resampled.sum()), width)), np.arange(width)]
-    made[resampled] = np.where(
-        rng.random((int(resampled.sum()), width)) < chance, strangers, made[resampled]
-    )
+    made[resampled] = np.where(rng.random((int(resampled.sum()), width)) < chance, strangers, made[resampled])
 
     near = kind == 3
     if samples > 1:

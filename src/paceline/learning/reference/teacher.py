@@ -16,9 +16,10 @@ from paceline.learning.inputs import FittedInputs
 from paceline.learning.problem import PENALTY, Problem
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.learning.reference.contexts import ContextSource
-from paceline.learning.reference.crossfit import cross_fit, scene_folds
+from paceline.learning.reference.crossfit import CrossFit, cross_fit, scene_folds
 from paceline.learning.reference.options import ReferenceOptions
 from paceline.learning.reference.outcome_models import fit_forest, fit_lightgbm, fit_network
+from paceline.learning.reference.prediction_store import PredictionStore
 from paceline.learning.reference.residual import ResidualPolicy, fit_residual
 from paceline.learning.reference.stack import Stack, centred, stack
 
@@ -33,7 +34,9 @@ class TaughtChannel:
     fold: np.ndarray  # int64 (n,)
     stack: Stack
     policy: ResidualPolicy
-    held_out: np.ndarray  # float64 (n, m): values of the optimised policy by the network that did not see the sample
+    held_out: (
+        np.ndarray
+    )  # float64 (n, m): values of the optimised policy by the network that did not see the sample
     share: float  # of the optimised policy in the teacher's values
     curve: list[float]  # expected reward of held-out folds by epoch, in standard deviations of the reward
     predictions: dict[str, np.ndarray]  # held-out predictions of each outcome model, (n, m)
@@ -71,7 +74,9 @@ class Teacher:
             ):
                 return channel
         known = [channel.budget_ms for channel in self.channels]
-        raise TrainError(f"teacher: got a deadline of {budget_ms} ms, expected one it was fitted for: {known}")
+        raise TrainError(
+            f"teacher: got a deadline of {budget_ms} ms, expected one it was fitted for: {known}"
+        )
 
 
 def targets_of(problem: Problem, budget_ms: float | None) -> tuple[np.ndarray, np.ndarray]:
@@ -103,11 +108,13 @@ def fit_teacher(
     tie_break: float = 0.01,
     seed: int = 0,
     progress: Progress | None = None,
+    store: PredictionStore | None = None,
 ) -> Teacher:
     """Fit the teacher on all samples of `problem`, by inner folds of its scenes.
 
     Args:
         asked: arrays of features (k, f) that its values are wanted for.
+        store: keeps predictions of an interrupted run.
         budgets_ms: the deadlines to be good at, where times are known only afterwards; None is without one.
 
     Raises:
@@ -126,22 +133,30 @@ def fit_teacher(
     prepared_asked = [inputs.prepare(part) for part in asked]
     fold = scene_folds(problem.scene, options.folds, seed)
     channels, decision_us, seconds = [], 0.0, {"stacking": 0.0, "residual": 0.0}
-    for deadline in deadlines:
+    for index, deadline in enumerate(deadlines):
         started = time.perf_counter()
         target, reward = targets_of(problem, deadline)
-        predictions = {}
+        predictions: dict[str, CrossFit] = {}
         for name in MODELS:
-            raw = name != "network"
-            predictions[name] = cross_fit(
-                _fit_function(name, options),
-                problem.features if raw else prepared,
-                target,
-                fold,
-                asked if raw else prepared_asked,
-                seed,
-                progress.advance,
-            )
-        stacked = stack(list(predictions.values()), reward)
+            key = f"{index}/{name}"
+            known = store.get(key) if store is not None else None
+            if known is not None:
+                progress.advance(options.folds)
+            else:
+                raw = name != "network"
+                known = cross_fit(
+                    _fit_function(name, options),
+                    problem.features if raw else prepared,
+                    target,
+                    fold,
+                    asked if raw else prepared_asked,
+                    seed,
+                    progress.advance,
+                )
+                if store is not None:
+                    store.put(key, known)
+            predictions[name] = known
+        stacked = stack(list(predictions.values()), reward, options.learned_share)
         stacked_at = time.perf_counter()
         policy, held_out, curve = fit_residual(
             prepared,

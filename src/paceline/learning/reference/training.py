@@ -3,24 +3,88 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from paceline.learning.inputs import FittedInputs
+from paceline.errors import TrainError
+from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.contexts import context_ranges, validation_contexts
+from paceline.learning.dataset import training_problems
+from paceline.learning.deadlines import deadlines_of
+from paceline.learning.groups import GroupSource
+from paceline.learning.inputs import FittedInputs, fit_inputs, input_spec
 from paceline.learning.options import TrainOptions
-from paceline.learning.problem import Problem
-from paceline.learning.progress import Progress
+from paceline.learning.problem import Problem, problem_of
+from paceline.learning.progress import Progress, ScalarWriter
 from paceline.learning.reference.contexts import ContextSource
+from paceline.learning.reference.prediction_store import PredictionStore
 from paceline.learning.reference.student import fit_student, student_temperature
 from paceline.learning.reference.synthetic import synthetic_features
 from paceline.learning.reference.teacher import Teacher, fit_teacher
 from paceline.learning.trained import TrainedPolicy
+from paceline.learning.validation import validate
+from paceline.outcomes.table import OutcomeTable
 from paceline.policies.inputs import InputSpec
 from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.spec import PolicySpec
+
+SMALLEST_SHARE = 0.5
+"""Of the train samples that must have an outcome under every configuration."""
+
+
+def train_student(
+    table: OutcomeTable,
+    latency: LatencyEstimator,
+    options: TrainOptions,
+    checkpoint_dir: Path | None,
+    tensorboard_dir: Path | None,
+    progress: Progress,
+) -> TrainedPolicy:
+    """The student of a teacher that is fitted on the table's train split; see `train_controller_policy`.
+
+    Where times are known only afterwards no prices have to be found, and validation samples are trained on too.
+    Cross-fitted predictions are kept in `checkpoint_dir`, so that an interrupted run goes on where it was.
+    """
+    split, validation = training_problems(table, latency)
+    complete = table.tested.all(axis=1)
+    wanted = table.split != "test" if latency.facts.get("cutoff_ms") else table.split == "train"
+    kept = complete & wanted
+    if kept.sum() < SMALLEST_SHARE * wanted.sum():
+        raise TrainError(
+            f"outcomes: {int(kept.sum())} of {int(wanted.sum())} train samples have an outcome under every "
+            "configuration, and the teacher needs them; profile the rest, or train with algorithm 'grpo_warm'"
+        )
+    if kept.sum() < wanted.sum():
+        progress.message(
+            f"{int((wanted & ~kept).sum())} train samples without an outcome under every configuration are left out"
+        )
+    part = table.select(kept)
+    train = problem_of(part, latency)
+    spec = input_spec(part, train.configuration_mean_ms, options)
+    inputs = fit_inputs(train.features, part.image_width, part.feature_choice, method=spec.feature_scaling)
+    deadlines = deadlines_of(train) if train.cutoff_ms is not None else ()
+    store = None if checkpoint_dir is None else PredictionStore(checkpoint_dir, options, train)
+    run = train_reference(train, [], deadlines, inputs, spec, options, progress, store)
+    writer = ScalarWriter(tensorboard_dir)
+    try:
+        for step, entry in enumerate(run.student.history):
+            writer.write(step + 1, entry)
+    finally:
+        writer.close()
+    policy = run.student
+    source = GroupSource(validation, policy.spec, table.space, options, inputs)
+    score = validate(run.network, source, validation_contexts(context_ranges(split)))
+    facts = policy.facts | {
+        "samples": {"train": train.samples, "validation": len(validation.features)},
+        "validation_reward": score.reward,
+        "validation_hard_reward": score.hard_reward,
+        "validation_average_reward": score.average_reward,
+    }
+    return replace(policy, facts=facts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,6 +93,7 @@ class ReferenceRun:
 
     teacher: Teacher
     student: TrainedPolicy
+    network: PolicyNetwork  # the student's
     seconds: dict[str, float]  # of "stacking", of the "residual" on it, and of the "student" after both
 
 
@@ -40,6 +105,7 @@ def train_reference(
     input_spec: InputSpec,
     options: TrainOptions,
     progress: Progress,
+    store: PredictionStore | None = None,
 ) -> ReferenceRun:
     """Fit the teacher on `train` and distil it; the teacher's values are kept for the samples of `asked`.
 
@@ -61,6 +127,7 @@ def train_reference(
         tie_break=options.tie_break,
         seed=options.seed,
         progress=progress,
+        store=store,
     )
     taught = time.perf_counter()
     generator = torch.Generator().manual_seed(options.seed)
@@ -93,7 +160,9 @@ def train_reference(
     return ReferenceRun(
         teacher=teacher,
         student=student,
-        seconds=teacher.seconds | {"student": finished - taught + (taught - started - sum(teacher.seconds.values()))},
+        network=network,
+        seconds=teacher.seconds
+        | {"student": finished - taught + (taught - started - sum(teacher.seconds.values()))},
     )
 
 
