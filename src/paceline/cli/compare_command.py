@@ -15,8 +15,14 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")] = None,
     report: ReportOption = None,
     learners: Annotated[
-        str, typer.Option(help="Names separated by commas, or all (docs/learners.md).")
+        str, typer.Option(
+            "--learners", "--algorithms", help="Names separated by commas, or all (docs/learners.md)."
+        )
     ] = "grpo,supervised",
+    cross_validate: Annotated[
+        str | None,
+        typer.Option(help="Judge by folds: their number, fold (as imported by --split) or dataset (leave one out)."),
+    ] = None,
     processes: Annotated[int, typer.Option(help="Learners trained at the same time.")] = 1,
     seeds: Annotated[int, typer.Option(help="Runs of every learner, for the spread over seeds.")] = 1,
     violation_rate: Annotated[
@@ -31,6 +37,7 @@ def run(
     from paceline.cli.threads import one_thread
     from paceline.evaluation.compare import CompareOptions, compare
     from paceline.evaluation.contest import ContestOptions
+    from paceline.evaluation.cross_validation import cross_validate_learners, parse_folds
     from paceline.learning.learners.registry import parse_learners
     from paceline.learning.options import TrainOptions
     from paceline.outcomes.store import read_table
@@ -51,9 +58,12 @@ def run(
     table = read_table(outcomes)
     one_thread()
     with Bar() as bar:
-        results = compare(table, options, bar)
+        if cross_validate is None:
+            results = compare(table, options, bar)
+        else:
+            results = cross_validate_learners(table, options, parse_folds(cross_validate), bar)
     if report is not None:
-        trained = results["training"]
+        trained = results.get("training", {})
         history = next((trained[name]["history"] for name in options.learners if name in trained), [])
         results["report"] = str(write_report(results, report, training_history=history))
     if out is not None:

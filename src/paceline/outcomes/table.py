@@ -46,6 +46,7 @@ class OutcomeTable:
     image_width: int  # how many of the f columns are image features
     manifest: Manifest
     feature_choice: FeatureChoice = field(default_factory=FeatureChoice)  # what `features` are
+    fold: np.ndarray | None = None  # str (n,): folds that the table came with, for cross-validation
 
     def __post_init__(self) -> None:
         self._check_shapes()
@@ -75,7 +76,8 @@ class OutcomeTable:
         """The table of some samples. `rows`: boolean mask (n,) or integer indices."""
         per_sample = (*SAMPLE_FIELDS, *CELL_FIELDS, "features")
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return OutcomeTable(**(values | {name: values[name][rows] for name in per_sample}))
+        fold = None if self.fold is None else self.fold[rows]
+        return OutcomeTable(**(values | {name: values[name][rows] for name in per_sample} | {"fold": fold}))
 
     def split_rows(self, split: str) -> "OutcomeTable":
         """The table of one split: "train", "validation" or "test".
@@ -98,6 +100,7 @@ class OutcomeTable:
         shapes: Mapping[str, tuple[int, ...]] = (
             {"actions": (m,)}
             | {name: (n,) for name in SAMPLE_FIELDS}
+            | ({} if self.fold is None else {"fold": (n,)})
             | {name: (n, m) for name in CELL_FIELDS}
         )
         for name, shape in shapes.items():
