@@ -36,8 +36,9 @@ from benchmarks.time_to_target import Curve, Stopwatch, compared
 from paceline.cli.threads import one_thread
 from paceline.evaluation.problem import fit_latency
 from paceline.learning.contexts import ContextRanges, context_ranges, validation_contexts
-from paceline.learning.dataset import DecisionProblem, feature_scaling, training_problems
+from paceline.learning.dataset import DecisionProblem, training_problems
 from paceline.learning.groups import GroupSource
+from paceline.learning.inputs import fit_inputs
 from paceline.learning.options import TrainOptions
 from paceline.learning.progress import ScalarWriter, SilentProgress
 from paceline.learning.train import spec_of
@@ -82,12 +83,10 @@ class World:
         return cls(table=table, train=train, validation=validation, ranges=context_ranges(train))
 
     def sources(self, options: TrainOptions) -> tuple[GroupSource, GroupSource]:
-        spec, scaling = (
-            spec_of(self.table, self.train, self.ranges, options),
-            feature_scaling(self.train.features),
-        )
+        spec = spec_of(self.table, self.train, self.ranges, options)
+        inputs = fit_inputs(self.train.features, self.table.image_width, self.table.feature_choice)
         first, second = (
-            GroupSource(problem, spec, self.table.space, options, scaling)
+            GroupSource(problem, spec, self.table.space, options, inputs)
             for problem in (self.train, self.validation)
         )
         return first, second
