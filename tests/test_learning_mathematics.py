@@ -242,14 +242,14 @@ def test_grpo_steps_raise_the_expected_reward_and_kl_holds_them_back():
 
     def train(options: TrainOptions) -> float:
         logits = torch.zeros(1, 2, 3, requires_grad=True)
-        optimiser = torch.optim.SGD([logits], lr=0.2)
+        optimiser = torch.optim.SGD([logits], lr=0.05)
         for _ in range(60):
-            behaviour = act(logits, torch.zeros(1, 2, 3), groups, options, generator)
-            loss, _ = grpo_objective(logits, groups, behaviour, options)
+            behaviour = act(10 * logits, torch.zeros(1, 2, 3), groups, options, generator)
+            loss, _ = grpo_objective(10 * logits, groups, behaviour, options)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        probability = masked_log_softmax(policy_logits(logits, groups.charge, 0.05), groups.feasible).exp()
+        probability = masked_log_softmax(10 * logits, groups.feasible).exp()
         return (probability * rewards).sum(-1).mean().item()
 
     free = train(TrainOptions(kl_weight=0.0, entropy_weight=0.0))

@@ -16,7 +16,7 @@ from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.contexts import context_ranges, sample_contexts, validation_contexts
 from paceline.learning.dataset import feature_scaling, training_problems
 from paceline.learning.groups import GroupSource
-from paceline.learning.options import TrainOptions
+from paceline.learning.options import ALGORITHMS, TrainOptions
 from paceline.learning.progress import Progress
 from paceline.learning.train import TrainedPolicy, train_controller_policy
 from paceline.learning.trainer import Trainer, stages_of
@@ -99,7 +99,9 @@ def assert_equal_policies(first: TrainedPolicy, second: TrainedPolicy) -> None:
         np.testing.assert_array_equal(array, second.arrays[name], err_msg=name)
 
 
-@pytest.mark.parametrize("changes", [{}, {"group_size": 4}, {"algorithm": "supervised"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"group_size": 4}, {"algorithm": "supervised"}, {"algorithm": "grpo_scratch"}]
+)
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, changes):
     options = dataclasses.replace(SMALL, **changes)
     whole = train_controller_policy(make_table(), make_latency(), options)
@@ -179,7 +181,7 @@ def test_best_epoch_is_of_the_smoothed_validation_reward_and_the_warm_start_may_
 def test_every_algorithm_takes_the_same_number_of_updates():
     counts = {
         name: sum(s.epochs * s.updates for s in stages_of(TrainOptions(algorithm=name)))
-        for name in ("grpo", "supervised", "outcome")
+        for name in ALGORITHMS
     }
     assert len(set(counts.values())) == 1
 
@@ -195,7 +197,7 @@ def chosen_accuracy(trained: TrainedPolicy, budget_ms: float) -> float:
     return float(table.accuracy[np.arange(len(chosen)), chosen].mean())
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "supervised", "outcome"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_policies_beat_the_best_static_configuration_by_far(algorithm):
     options = TrainOptions(algorithm=algorithm, hidden=32, members=1, batch_size=50, warm_epochs=40, epochs=4)
     trained = train_controller_policy(make_table(), make_latency(), options)

@@ -30,7 +30,7 @@ class RecordingPolicy(NumpyPolicy):
         self.fixed = -np.arange(len(policy.spec.actions), dtype=np.float32) if scores is None else scores
         self.told = []
 
-    def scores(self, image_features, question_features, budget_ms=None):
+    def scores(self, image_features, question_features, budget_ms=None, price=0.0):
         self.told.append(budget_ms)
         return self.fixed
 

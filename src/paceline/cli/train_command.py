@@ -19,7 +19,9 @@ def run(
         typer.Argument(metavar="OUTCOMES", help="Outcomes directories of one model, profiled or imported."),
     ],
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
-    algorithm: Annotated[str, typer.Option(help="grpo, supervised or outcome.")] = "grpo",
+    algorithm: Annotated[
+        str, typer.Option(help="grpo, grpo_scratch, supervised or outcome (docs/learners.md).")
+    ] = "grpo",
     head: Annotated[
         str,
         typer.Option(help="joint, independent (per knob) or embedding (configurations by their knobs)."),
@@ -29,7 +31,10 @@ def run(
     ] = False,
     reward: Annotated[str, typer.Option(help="masked, v1 or v2.")] = "masked",
     group_size: Annotated[
-        int | None, typer.Option(help="Actions per group; by default all tested ones.")
+        int | None,
+        typer.Option(
+            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
     violation_rate: Annotated[

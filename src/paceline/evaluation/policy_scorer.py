@@ -19,6 +19,7 @@ TIMED_DECISIONS = 200
 def policy_scorer(policy: NumpyPolicy, actions: np.ndarray, *, scale: float = 1.0) -> Scorer:
     """Scores of a policy on the accuracy scale, for tables that tested `actions`.
 
+    A logits policy's are its log-probabilities at price 0: a scorer has no way to tell it the price.
     `scale`: the time of the machine that is judged over that of the machine the policy was trained for. Raises
     ControllerError if the policy chooses among configurations that were not tested.
     """

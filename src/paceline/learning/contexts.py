@@ -39,14 +39,29 @@ def context_ranges(problem: DecisionProblem) -> ContextRanges:
 
 
 def sample_contexts(
-    shape: tuple[int, ...], ranges: ContextRanges, average_share: float, generator: torch.Generator
+    shape: tuple[int, ...],
+    ranges: ContextRanges,
+    average_share: float,
+    generator: torch.Generator,
+    *,
+    mixed_share: float = 0.0,
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """Budgets in ms (inf: no limit) and prices, one per entry of `shape`."""
+    """Budgets in ms (inf: no limit) and prices, one per entry of `shape`.
+
+    A share `average_share` has no limit and a price, the others a budget and none. With a `mixed_share` that share
+    of the former has no price either and that share of the latter has both: a policy that reads the price must
+    have seen all four.
+    """
     position, chance = torch.rand((2, *shape), generator=generator)
     average = chance < average_share
     budget = log_interpolate(position, ranges.budget_low_ms, ranges.budget_high_ms)
     price = log_interpolate(position, ranges.price_low, ranges.price_high)
-    return torch.where(average, math.inf, budget), torch.where(average, price, 0.0)
+    priced = average
+    if mixed_share > 0:
+        place, chance = torch.rand((2, *shape), generator=generator)
+        priced = average ^ (chance < mixed_share)
+        price = torch.where(average, price, log_interpolate(place, ranges.price_low, ranges.price_high))
+    return torch.where(average, math.inf, budget), torch.where(priced, price, 0.0)
 
 
 def validation_contexts(ranges: ContextRanges) -> list[tuple[float, float]]:

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from paceline.budgets import encode_budget
 from paceline.knobs import KnobSpace
 from paceline.learning.contexts import ContextRanges, sample_contexts
 from paceline.learning.dataset import DecisionProblem
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import TrainPreparation
+from paceline.policies.context_code import encode_context
 from paceline.policies.network import standardise
 from paceline.policies.spec import PolicySpec
 from paceline.rewards import configuration_complexity, masked_accuracy_reward, reward_v1, reward_v2
@@ -24,11 +24,13 @@ class Groups:
     """A batch of groups: every tested configuration of one sample under one context."""
 
     features: Float[Tensor, "*group feature"]  # standardised
-    codes: Float[Tensor, "*group code"]  # encoded budgets
+    codes: Float[Tensor, "*group code"]  # encoded contexts
     accuracy: Float[Tensor, "*group action"]
     tested: Bool[Tensor, "*group action"]
     feasible: Bool[Tensor, "*group action"]  # tested, and within the budget unless masking is off
-    charge: Float[Tensor, "*group action"]  # price of the time taken, in accuracy: subtracted from scores
+    charge: Float[
+        Tensor, "*group action"
+    ]  # price of the time taken, in accuracy: subtracted from predicted accuracy
     rewards: Float[Tensor, "*group action"]
 
 
@@ -66,7 +68,7 @@ class GroupSource:
         feasible = tested & (self.upper_ms[rows] <= budget) if self.options.mask_infeasible else tested
         return Groups(
             features=self.features[rows],
-            codes=self.codes(budget_ms),
+            codes=self.codes(budget_ms, price.squeeze(-1)),
             accuracy=accuracy,
             tested=tested,
             feasible=feasible,
@@ -78,9 +80,9 @@ class GroupSource:
         self, rows: Int[Tensor, "*group"], ranges: ContextRanges, generator: torch.Generator
     ) -> Groups:
         """The groups of `rows` under contexts drawn from `ranges`, with augmented features where that was prepared."""
-        groups = self.groups(
-            rows, *sample_contexts(tuple(rows.shape), ranges, self.options.average_share, generator)
-        )
+        mixed = self.options.mixed_share if self.spec.output == "logits" else 0.0
+        share, shape = self.options.average_share, tuple(rows.shape)
+        groups = self.groups(rows, *sample_contexts(shape, ranges, share, generator, mixed_share=mixed))
         if self.preparation is None or not self.preparation.recipe.augments:
             return groups
         varying = (self.features != 0).any(dim=0)
@@ -93,13 +95,11 @@ class GroupSource:
             return self.preparation.order((members, len(self)), generator)
         return torch.stack([torch.randperm(len(self), generator=generator) for _ in range(members)])
 
-    def codes(self, budget_ms: Float[Tensor, "*group"]) -> Float[Tensor, "*group code"]:
-        """Budgets as the network sees them."""
-        low, high = self.spec.budget_low_ms, self.spec.budget_high_ms
-        codes = encode_budget(
-            budget_ms.numpy(), low_ms=low, high_ms=high, dimensions=self.spec.budget_dimensions
-        )
-        return torch.from_numpy(codes)
+    def codes(
+        self, budget_ms: Float[Tensor, "*group"], price: Float[Tensor, "*group"]
+    ) -> Float[Tensor, "*group code"]:
+        """Contexts as the network sees them."""
+        return torch.from_numpy(encode_context(self.spec, budget_ms.numpy(), price.numpy()))
 
     def rewards(self, accuracy: Tensor, mean_ms: Tensor, budget: Tensor, price: Tensor) -> Tensor:
         """Rewards (..., action) of outcomes under contexts (..., 1).

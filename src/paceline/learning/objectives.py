@@ -19,8 +19,16 @@ from paceline.learning.losses import (
     target_loss,
 )
 from paceline.learning.options import TrainOptions
+from paceline.policies.spec import PolicySpec
 
 Metrics = dict[str, float]
+
+
+def action_logits(
+    spec: PolicySpec, outputs: Float[Tensor, "*group action"], charge: Float[Tensor, "*group action"]
+) -> Float[Tensor, "*group action"]:
+    """The decision rule's logits from a network's outputs, whichever they are."""
+    return outputs if spec.output == "logits" else policy_logits(outputs, charge, spec.temperature)
 
 
 def policy_logits(
@@ -39,14 +47,13 @@ def outcome_objective(accuracy_logits: Tensor, groups: Groups) -> tuple[Tensor, 
 
 
 def supervised_objective(
-    accuracy_logits: Tensor, groups: Groups, options: TrainOptions
+    logits: Float[Tensor, "*group action"], groups: Groups, options: TrainOptions
 ) -> tuple[Tensor, Metrics]:
     """Cross-entropy to the feasible configuration of the highest reward.
 
     Configurations that differ by no more than the tie-break share the target evenly: a single label would pick
     out the cheapest of many right answers, most often by luck.
     """
-    logits = policy_logits(accuracy_logits, groups.charge, options.temperature)
     log_prob = masked_log_softmax(logits, groups.feasible)
     target = best_action_targets(groups.rewards, groups.feasible, options.tie_break)
     loss = mean_over(target_loss(log_prob, target), groups.feasible.any(dim=-1))
@@ -68,27 +75,23 @@ class Behaviour:
 
 @torch.no_grad()
 def act(
-    accuracy_logits: Float[Tensor, "*group action"],
+    logits: Float[Tensor, "*group action"],
     reference_logits: Float[Tensor, "*group action"],
     groups: Groups,
     options: TrainOptions,
     generator: torch.Generator,
 ) -> Behaviour:
     """Draw groups from the current policy (or take the exact expectation) and compute their advantages."""
-    log_prob = masked_log_softmax(
-        policy_logits(accuracy_logits, groups.charge, options.temperature), groups.feasible
-    )
-    reference = masked_log_softmax(
-        policy_logits(reference_logits, groups.charge, options.temperature), groups.feasible
-    )
+    log_prob = masked_log_softmax(logits, groups.feasible)
+    reference = masked_log_softmax(reference_logits, groups.feasible)
     possible = groups.feasible.any(dim=-1)
     actions, rewards = None, groups.rewards
-    if options.group_size is None:
+    if options.drawn == 0:
         weights = torch.where(groups.feasible, log_prob.exp(), 0.0)
     else:
-        actions = draw_actions(log_prob, options.group_size, generator)
+        actions = draw_actions(log_prob, options.drawn, generator)
         log_prob, rewards = log_prob.gather(-1, actions), rewards.gather(-1, actions)
-        weights = torch.full_like(log_prob, 1.0 / options.group_size)
+        weights = torch.full_like(log_prob, 1.0 / options.drawn)
     advantages, informative = group_advantages(rewards, weights, divide_by_std=options.divide_by_std)
     counts = {
         "groups": float(possible.numel()),
@@ -116,13 +119,12 @@ def draw_actions(
 
 
 def grpo_objective(
-    accuracy_logits: Float[Tensor, "*group action"],
+    logits: Float[Tensor, "*group action"],
     groups: Groups,
     behaviour: Behaviour,
     options: TrainOptions,
 ) -> tuple[Tensor, Metrics]:
-    """Clipped, group-relative policy loss + KL to the warm start - entropy, over the active groups."""
-    logits = policy_logits(accuracy_logits, groups.charge, options.temperature)
+    """Clipped, group-relative policy loss + KL to the reference - entropy, over the active groups."""
     log_prob = masked_log_softmax(logits, groups.feasible)
     taken = log_prob if behaviour.actions is None else log_prob.gather(-1, behaviour.actions)
     policy, clipped = clipped_policy_loss(

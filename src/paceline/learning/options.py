@@ -9,7 +9,11 @@ from paceline.errors import TrainError
 from paceline.policies.spec import HEADS, UNTESTED_HEADS
 from paceline.rewards import RewardParams
 
-ALGORITHMS = ("grpo", "supervised", "outcome")
+OUTPUT = {"grpo": "accuracy", "grpo_scratch": "logits", "supervised": "logits", "outcome": "accuracy"}
+"""Algorithm -> what its policy's outputs mean, see `PolicySpec.output`."""
+ALGORITHMS = tuple(OUTPUT)
+SAMPLED_GROUP = {"grpo": 0, "grpo_scratch": 8}
+"""Algorithm -> actions drawn per group where the options do not say; 0: all tested ones."""
 REWARDS = ("masked", "v1", "v2")
 
 
@@ -22,8 +26,9 @@ class TrainOptions:
     """
 
     algorithm: str = (
-        "grpo"  # "grpo", "supervised" (best feasible configuration) or "outcome" (warm start only)
+        "grpo"  # see docs/learners.md: "grpo" (after a warm start), "grpo_scratch" (sampled groups),
     )
+    # "supervised" (best feasible configuration) or "outcome" (outcome prediction alone)
     seed: int = 0
 
     head: str = "joint"  # "joint", "independent" (per knob) or "embedding" (configurations by their knobs)
@@ -31,19 +36,24 @@ class TrainOptions:
     members: int = 3  # networks trained side by side; their mean score decides
     hidden: int = 128
     dropout: float = 0.4
-    temperature: float = 0.05  # accuracy units: logits are predicted accuracy / temperature
+    temperature: float = (
+        0.05  # accuracy units: logits are predicted accuracy / temperature; "grpo" and "outcome"
+    )
 
     warm_epochs: int = 60  # outcome prediction before GRPO
-    epochs: int = 20  # of GRPO
+    epochs: int = 20  # of GRPO after it; other algorithms take as many updates as both together
     inner_epochs: int = 2  # updates per batch of groups
     batch_size: int = 128  # groups per member and step
-    learning_rate: float = 2e-3  # of the warm start and of supervised learning; cosine to zero
-    policy_learning_rate: float = 7e-4  # of GRPO; cosine to zero
+    learning_rate: float = 2e-3  # of everything that starts from random weights; cosine to zero
+    policy_learning_rate: float = 7e-4  # of GRPO after the warm start; cosine to zero
     weight_decay: float = 0.02
     gradient_clip: float = 1.0  # per member
     patience: int = 15  # epochs without a better validation reward before stopping
 
-    group_size: int | None = None  # None: exact expectation over all tested configurations
+    group_size: int | None = (
+        None  # actions drawn per group; 0: all tested ones, weighted by their probability (the
+    )
+    # exact expectation, the limit of many); None: the algorithm's own (0 for "grpo", 8 for "grpo_scratch")
     clip_eps: float = 0.2  # ratios of probabilities count within 1 +- this
     kl_weight: float = 0.15  # accuracy units per nat from the warm start
     entropy_weight: float = 0.05  # accuracy units per nat
@@ -54,6 +64,10 @@ class TrainOptions:
     mask_infeasible: bool = True  # keep the policy off configurations whose upper latency exceeds the budget
     tie_break: float = 0.01  # accuracy per full latency, so that equal accuracy goes to the cheaper
     average_share: float = 0.5  # share of contexts without a limit but with a price of time
+    mixed_share: float = (
+        0.1  # policies that read the price: share of contexts with a limit that have a price too,
+    )
+    # and of those without that have none
 
     checkpoint_every: int = 5  # epochs
 
@@ -73,14 +87,25 @@ class TrainOptions:
         _check_whole("epochs", self.epochs, 0)
         if self.warm_epochs + self.epochs == 0:
             raise TrainError("epochs and warm_epochs: got 0 for both, expected at least one epoch")
-        if self.group_size is not None:
+        if self.group_size:
             _check_whole("group_size", self.group_size, 2)
         for name in ("temperature", "learning_rate", "policy_learning_rate", "gradient_clip", "clip_eps"):
             _check_number(name, getattr(self, name), above=0.0)
         for name in ("weight_decay", "kl_weight", "entropy_weight", "tie_break"):
             _check_number(name, getattr(self, name))
         _check_number("dropout", self.dropout, below=1.0)
-        _check_number("average_share", self.average_share, at_most=1.0)
+        for name in ("average_share", "mixed_share"):
+            _check_number(name, getattr(self, name), at_most=1.0)
+
+    @property
+    def output(self) -> str:
+        """What the trained policy's outputs mean: "accuracy" or "logits"."""
+        return OUTPUT[self.algorithm]
+
+    @property
+    def drawn(self) -> int:
+        """Actions drawn per group; 0: all tested ones."""
+        return SAMPLED_GROUP.get(self.algorithm, 0) if self.group_size is None else self.group_size
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value from which `from_json` makes equal options."""

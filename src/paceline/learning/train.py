@@ -67,7 +67,7 @@ def train_controller_policy(
     warnings = _warnings(train)
     for warning in warnings:
         progress.message(warning)
-    spec = _spec(table, train, options)
+    spec = _spec(table, train, ranges, options)
     generator = torch.Generator().manual_seed(options.seed)
     scored = None
     if options.score_untested or scored_actions is not None:
@@ -106,8 +106,11 @@ def train_controller_policy(
     )
 
 
-def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) -> PolicySpec:
+def _spec(
+    table: OutcomeTable, train: DecisionProblem, ranges: ContextRanges, options: TrainOptions
+) -> PolicySpec:
     means = train.configuration_means(train.mean_ms)
+    reads_price = options.output == "logits"
     return PolicySpec(
         head=options.head,
         members=options.members,
@@ -118,7 +121,10 @@ def _spec(table: OutcomeTable, train: DecisionProblem, options: TrainOptions) ->
         budget_high_ms=float(means.max()),
         full_latency_ms=train.full_latency_ms,
         actions=tuple(int(action) for action in table.actions),
-        temperature=options.temperature,
+        temperature=1.0 if reads_price else options.temperature,
+        output=options.output,
+        price_low=ranges.price_low if reads_price else None,
+        price_high=ranges.price_high if reads_price else None,
     )
 
 
@@ -156,7 +162,7 @@ def _outcome_facts(trainer: Trainer) -> dict[str, Any]:
         "validation_average_reward": score.average_reward,
         "best_epochs": trainer.best_epochs,
     }
-    if trainer.reference:
+    if trainer.stages[0].name == "warm":
         kept = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
         trainer.network.load_state_dict(trainer.reference)
         facts["warm_start_validation_reward"] = trainer.score().reward

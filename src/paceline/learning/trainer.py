@@ -23,6 +23,7 @@ from paceline.learning.groups import Groups, GroupSource
 from paceline.learning.objectives import (
     Metrics,
     act,
+    action_logits,
     grpo_objective,
     outcome_objective,
     supervised_objective,
@@ -55,10 +56,14 @@ def stages_of(options: TrainOptions) -> list[Stage]:
     [('warm', 3), ('grpo', 4)]
     """
     warm = Stage(name="warm", epochs=options.warm_epochs, learning_rate=options.learning_rate, updates=1)
+    total = options.warm_epochs + options.epochs * options.inner_epochs
     if options.algorithm == "grpo":
         rate, updates = options.policy_learning_rate, options.inner_epochs
         return [warm, Stage(name="grpo", epochs=options.epochs, learning_rate=rate, updates=updates)]
-    total = options.warm_epochs + options.epochs * options.inner_epochs
+    if options.algorithm == "grpo_scratch":
+        rate, updates = options.learning_rate, options.inner_epochs
+        epochs = math.ceil(total / updates)
+        return [Stage(name="grpo", epochs=epochs, learning_rate=rate, updates=updates)]
     name = "warm" if options.algorithm == "outcome" else "supervised"
     return [Stage(name=name, epochs=total, learning_rate=options.learning_rate, updates=1)]
 
@@ -83,7 +88,9 @@ class Trainer:
         self.epoch = 0  # finished in this stage
         self.best_epoch = 0
         self.best_epochs: dict[str, int] = {}  # by finished stage; 0 is what the stage started from
-        self.reference: Weights = {}  # the warm start, once there is one
+        self.reference: Weights = {}  # what GRPO starts from: the warm start once there is one, or random weights
+        if self.stages[0].name == "grpo":
+            self.reference = _copy(network)
         self.history: list[dict[str, Any]] = []
         self._begin_stage()
 
@@ -166,15 +173,17 @@ class Trainer:
         masks = self.network.draw_masks(groups.features.shape[1], self.generator)
         behaviour, metrics = None, {}
         for _ in range(stage.updates):
-            logits = self.network(groups.features, groups.codes, masks)
+            outputs = self.network(groups.features, groups.codes, masks)
+            logits = action_logits(self.network.spec, outputs, groups.charge)
             if stage.name == "warm":
-                loss, metrics = outcome_objective(logits, groups)
+                loss, metrics = outcome_objective(outputs, groups)
             elif stage.name == "supervised":
                 loss, metrics = supervised_objective(logits, groups, self.options)
             elif stage.name == "grpo" and reference is not None:
                 if behaviour is None:
                     with torch.no_grad():
-                        reference_logits = reference(groups.features, groups.codes)
+                        known = reference(groups.features, groups.codes)
+                    reference_logits = action_logits(self.network.spec, known, groups.charge)
                     behaviour = act(logits, reference_logits, groups, self.options, self.generator)
                 loss, metrics = grpo_objective(logits, groups, behaviour, self.options)
             else:

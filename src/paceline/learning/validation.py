@@ -26,14 +26,16 @@ def validate(
     """Score the policy on a split under (budget, price) contexts."""
     rows = torch.arange(len(source))
     read = network.read_features(source.features.expand(network.spec.members, -1, -1))
-    scores: dict[float, torch.Tensor] = {}
+    scores: dict[tuple[float, float], torch.Tensor] = {}
+    reads_price = network.spec.output == "logits"
     picked, expected, hard = [], [], []
     for budget, price in contexts:
-        if budget not in scores:
-            codes = source.codes(torch.tensor([budget])).expand(network.spec.members, -1, -1)
-            scores[budget] = network.mean_scores(network.decide(read + network.read_budget(codes)))
+        seen = (budget, price if reads_price else 0.0)
+        if seen not in scores:
+            codes = source.codes(*torch.tensor(seen).unsqueeze(-1)).expand(network.spec.members, -1, -1)
+            scores[seen] = network.mean_scores(network.decide(read + network.read_budget(codes)))
         groups = source.groups(rows, torch.full((len(rows),), budget), torch.full((len(rows),), price))
-        logits = scores[budget] - groups.charge / network.spec.temperature
+        logits = scores[seen] if reads_price else scores[seen] - groups.charge / network.spec.temperature
         possible = groups.feasible.any(dim=-1)
         if not possible.any():
             continue

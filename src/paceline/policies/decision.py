@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.policies.spec import PolicySpec
+
 
 def priced_logits(
     scores: np.ndarray,
@@ -21,6 +24,44 @@ def priced_logits(
     """
     charge = np.asarray(price)[..., None] / (full_latency_ms * temperature)
     return scores - charge * mean_latency_ms
+
+
+def action_logits(
+    spec: PolicySpec,
+    scores: np.ndarray,
+    mean_latency_ms: np.ndarray,
+    price: np.ndarray | float,
+    *,
+    full_latency_ms: float,
+) -> np.ndarray:
+    """What `choose` maximises, from scores (..., actions) made under this price.
+
+    Accuracy policies are charged the price here (`priced_logits`); logits policies have read it already.
+    """
+    if spec.output == "logits":
+        return scores
+    return priced_logits(
+        scores, mean_latency_ms, price, full_latency_ms=full_latency_ms, temperature=spec.temperature
+    )
+
+
+def context_logits(
+    policy: NumpyPolicy,
+    image_features: np.ndarray,
+    question_features: np.ndarray,
+    *,
+    budget_ms: np.ndarray | float | None,
+    price: np.ndarray | float,
+    mean_latency_ms: np.ndarray,
+    full_latency_ms: float,
+) -> np.ndarray:
+    """Final logits (batch, actions) of either kind of policy under budgets and prices, one or one per row.
+
+    `budget_ms` is of the machine that was profiled; `mean_latency_ms` (batch, actions) and `full_latency_ms`
+    share any other machine's scale.
+    """
+    scores = policy.scores(image_features, question_features, budget_ms, price)
+    return action_logits(policy.spec, scores, mean_latency_ms, price, full_latency_ms=full_latency_ms)
 
 
 def choose(logits: np.ndarray, mean_latency_ms: np.ndarray, feasible: np.ndarray) -> np.ndarray:

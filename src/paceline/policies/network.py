@@ -15,9 +15,10 @@ from paceline.policies.stacked import StackedLinear
 
 
 class PolicyNetwork(nn.Module):
-    """Members side by side; each maps (image, question, budget) to a predicted accuracy per configuration.
+    """Members side by side; each maps (image, question, context) to an output per configuration.
 
-    score(a; x, budget) = sigmoid(logit_a) / temperature, averaged over members when deciding.
+    Outputs are logits of the predicted accuracy, score(a; x, budget) = sigmoid(output_a) / temperature, or the
+    logits of the actions themselves (`PolicySpec.output`); scores are averaged over members when deciding.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class PolicyNetwork(nn.Module):
         members, hidden = spec.members, spec.hidden
         self.image = StackedLinear(members, spec.image_width, hidden, generator)
         self.question = StackedLinear(members, spec.question_width, hidden, generator)
-        self.budget = StackedLinear(members, spec.budget_dimensions, hidden, generator)
+        self.budget = StackedLinear(members, spec.code_width, hidden, generator)
         self.fuse = StackedLinear(members, 3 * hidden, 2 * hidden, generator)
         self.fusion = StackedLinear(members, 2 * hidden, hidden, generator)
         actions = np.array(spec.actions, dtype=np.int64)
@@ -56,7 +57,7 @@ class PolicyNetwork(nn.Module):
         codes: Float[Tensor, "member batch code"],
         masks: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "member batch action"]:
-        """Accuracy logits per member. `features` are standardised; `masks` come from `draw_masks`."""
+        """Outputs per member. `features` are standardised; `masks` come from `draw_masks`."""
         return self.decide(self.read_features(features) + self.read_budget(codes), masks)
 
     def read_features(
@@ -68,14 +69,14 @@ class PolicyNetwork(nn.Module):
         return torch.baddbmm(self.image(image) @ image_weight, self.question(question), question_weight)
 
     def read_budget(self, codes: Float[Tensor, "member batch code"]) -> Float[Tensor, "member batch width"]:
-        """What the encoded budget contributes to the first hidden layer, with its bias."""
+        """What the encoded context contributes to the first hidden layer, with its bias."""
         *_, budget_weight = self.fuse.weight.split(self.spec.hidden, dim=1)
         return torch.baddbmm(self.fuse.bias, self.budget(codes), budget_weight)
 
     def decide(
         self, joined: Float[Tensor, "member batch width"], masks: tuple[Tensor, Tensor] | None = None
     ) -> Float[Tensor, "member batch action"]:
-        """Accuracy logits from the sum of `read_features` and `read_budget`."""
+        """Outputs from the sum of `read_features` and `read_budget`."""
         hidden = torch.relu(joined)
         if masks is not None:
             hidden = hidden * masks[0]
@@ -84,11 +85,11 @@ class PolicyNetwork(nn.Module):
             hidden = hidden * masks[1]
         return self.head(hidden)
 
-    def mean_scores(
-        self, accuracy_logits: Float[Tensor, "member batch action"]
-    ) -> Float[Tensor, "batch action"]:
-        """Mean over members of accuracy / temperature: what decides."""
-        return torch.sigmoid(accuracy_logits).mean(dim=0) / self.spec.temperature
+    def mean_scores(self, outputs: Float[Tensor, "member batch action"]) -> Float[Tensor, "batch action"]:
+        """Mean over members of accuracy / temperature, or of the logits: what `NumpyPolicy.scores` returns."""
+        if self.spec.output == "logits":
+            return outputs.mean(dim=0)
+        return torch.sigmoid(outputs).mean(dim=0) / self.spec.temperature
 
 
 def standardise(

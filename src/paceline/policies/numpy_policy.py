@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from paceline.budgets import encode_budget
 from paceline.errors import ControllerError
+from paceline.policies.context_code import encode_context
 from paceline.policies.feature_scaling import FEATURE_LIMIT
 from paceline.policies.spec import PolicySpec
 
@@ -24,24 +24,23 @@ class NumpyPolicy:
         image_features: np.ndarray,
         question_features: np.ndarray,
         budget_ms: np.ndarray | float | None = None,
+        price: np.ndarray | float = 0.0,
     ) -> np.ndarray:
-        """Score of every configuration: predicted accuracy divided by the temperature.
+        """Score of every configuration: predicted accuracy / temperature, or the logits that decide.
 
         image_features (image_width,) or (batch, image_width), question_features likewise; budget_ms one time or
-        one per row, None or inf for no limit, in milliseconds of the machine that was profiled. Result float32
-        (actions,) or (batch, actions) in the order of `spec.actions`.
+        one per row, None or inf for no limit, in milliseconds of the machine that was profiled; price one or one
+        per row, accuracy per full latency. An accuracy policy's scores do not depend on the price, which
+        `decision.action_logits` charges afterwards; a logits policy reads it and its scores are final. Result
+        float32 (actions,) or (batch, actions) in the order of `spec.actions`.
         """
         features = self._features(image_features, question_features)
-        codes = encode_budget(
-            budget_ms,
-            low_ms=self.spec.budget_low_ms,
-            high_ms=self.spec.budget_high_ms,
-            dimensions=self.spec.budget_dimensions,
-        ).astype(np.float32)
+        codes = encode_context(self.spec, budget_ms, price)
         rows = np.atleast_2d(features)
-        codes = np.broadcast_to(codes, (len(rows), self.spec.budget_dimensions))
-        accuracy = self._forward(np.concatenate([rows, codes], axis=-1))
-        scores = accuracy / np.float32(self.spec.temperature)
+        codes = np.broadcast_to(codes, (len(rows), self.spec.code_width))
+        scores = self._forward(np.concatenate([rows, codes], axis=-1))
+        if self.spec.output == "accuracy":
+            scores = scores / np.float32(self.spec.temperature)
         return scores if features.ndim == 2 else scores[0]
 
     def _features(self, image_features: np.ndarray, question_features: np.ndarray) -> np.ndarray:
@@ -59,12 +58,12 @@ class NumpyPolicy:
         return np.clip(scaled, -FEATURE_LIMIT, FEATURE_LIMIT)
 
     def _forward(self, inputs: np.ndarray) -> np.ndarray:
-        """Mean over members of the predicted accuracies: (batch, inputs) -> (batch, actions)."""
+        """Mean over members of the predicted accuracies, or of the logits: (batch, inputs) -> (batch, actions)."""
         arrays = self.arrays
         hidden = np.maximum(inputs @ arrays["input.weight"] + arrays["input.bias"], 0.0)
         hidden = np.maximum(hidden @ arrays["fusion.weight"] + arrays["fusion.bias"], 0.0)
         logits = hidden @ arrays["head.weight"] + arrays["head.bias"]
-        return _sigmoid(logits).mean(axis=0)
+        return (_sigmoid(logits) if self.spec.output == "accuracy" else logits).mean(axis=0)
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

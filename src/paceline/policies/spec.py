@@ -10,11 +10,18 @@ from paceline.errors import ControllerError
 HEADS = ("joint", "independent", "embedding")
 UNTESTED_HEADS = ("embedding", "independent")
 """Heads that can score configurations which were never tested."""
+OUTPUTS = ("accuracy", "logits")
+ADDED = ("output", "price_low", "price_high")
+"""Keys that specifications of older controllers lack; they take the default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicySpec:
     """Sizes and meaning of a policy's inputs and outputs.
+
+    The network of an "accuracy" policy predicts the logit of every configuration's accuracy; the decision rule
+    divides the accuracy by the temperature and charges the price of time. That of a "logits" policy reads the
+    price and its outputs are what the decision rule maximises: log-probabilities up to a constant, temperature 1.
 
     >>> spec = PolicySpec(head="joint", members=1, image_width=2, question_width=1, hidden=4, budget_low_ms=10.0,
     ...                   budget_high_ms=40.0, full_latency_ms=40.0, actions=(0, 3))
@@ -32,7 +39,12 @@ class PolicySpec:
     full_latency_ms: float  # mean latency of the full configuration: the unit of the price of time
     actions: tuple[int, ...]  # action ids in the order of the scores
     budget_dimensions: int = 32
-    temperature: float = 0.05  # accuracy units: a score difference of 1 is this much accuracy
+    temperature: float = 0.05  # accuracy units: a score difference of 1 is this much accuracy; 1 for "logits"
+    output: str = "accuracy"  # "accuracy" or "logits": what the network's outputs mean
+    price_low: float | None = None  # accuracy per full latency, encoded as position 0; "logits" only
+    price_high: float | None = (
+        None  # encoded as position 1; prices beyond the range are clipped a little outside
+    )
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
@@ -56,6 +68,28 @@ class PolicySpec:
         for name, value in (("temperature", self.temperature), ("full_latency_ms", self.full_latency_ms)):
             if not 0 < value < float("inf"):
                 raise ControllerError(f"policy {name}: got {value}, expected a positive finite number")
+        self._check_output()
+
+    def _check_output(self) -> None:
+        if self.output not in OUTPUTS:
+            raise ControllerError(f"policy output: got {self.output!r}, expected one of {list(OUTPUTS)}")
+        low, high = self.price_low, self.price_high
+        if self.output == "accuracy":
+            if low is not None or high is not None:
+                raise ControllerError(
+                    f"policy prices: got {low} to {high}, expected none; an accuracy policy does not read the price"
+                )
+        elif low is None or high is None or not 0 < low < high < float("inf"):
+            raise ControllerError(f"policy prices: got {low} to {high}, expected 0 < low < high")
+        elif self.temperature != 1.0:
+            raise ControllerError(
+                f"policy temperature: got {self.temperature}, expected 1 for outputs that are logits already"
+            )
+
+    @property
+    def code_width(self) -> int:
+        """Numbers that encode a context: the budget, then for a logits policy the price and its flag."""
+        return self.budget_dimensions if self.output == "accuracy" else 2 * self.budget_dimensions + 1
 
     @property
     def feature_width(self) -> int:
@@ -68,9 +102,9 @@ class PolicySpec:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "PolicySpec":
-        """The spec written by `to_json`; unknown and missing keys are errors."""
+        """The spec written by `to_json`; unknown and missing keys are errors, but for those `ADDED` later."""
         names = {field.name for field in fields(cls)}
-        if not isinstance(value, dict) or set(value) != names:
+        if not isinstance(value, dict) or set(value) | set(ADDED) != names:
             got = sorted(value) if isinstance(value, dict) else value
             raise ControllerError(
                 f"policy specification: got {got}, expected exactly the keys {sorted(names)}"
@@ -83,7 +117,7 @@ class PolicySpec:
         return {
             "feature_mean": (width,),
             "feature_scale": (width,),
-            "input.weight": (members, width + self.budget_dimensions, 2 * hidden),
+            "input.weight": (members, width + self.code_width, 2 * hidden),
             "input.bias": (members, 1, 2 * hidden),
             "fusion.weight": (members, 2 * hidden, hidden),
             "fusion.bias": (members, 1, hidden),

@@ -8,8 +8,10 @@ import numpy as np
 from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.price import fit_price, mean_chosen_latency
+from paceline.learning.price_curve import PriceCurve
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions
+from paceline.policies.decision import choose
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import PriceTable
 from paceline.runtime.controller import Controller, Guard, Trained
@@ -79,11 +81,13 @@ def build_controller(
 def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimator) -> PriceTable:
     """Price of time for a grid of average budgets, fitted on the validation split without a hard limit."""
     validation = table.split_rows("validation")
-    full_ms, temperature = policy.spec.full_latency_ms * latency.scale, policy.spec.temperature
-    scores = policy.scores(validation.image_features, validation.question_features, None)
     mean_ms = latency.mean(
         table.actions, validation.tiles, validation.vision_tokens, validation.prompt_tokens
     )
+    if policy.spec.output == "logits":
+        return _read_prices(policy, validation, mean_ms, latency.scale)
+    full_ms, temperature = policy.spec.full_latency_ms * latency.scale, policy.spec.temperature
+    scores = policy.scores(validation.image_features, validation.question_features, None)
     lowest = LOWEST_MARGIN * float(np.nanmin(mean_ms, axis=1).mean())
     unpriced = mean_chosen_latency(scores, mean_ms, 0.0, full_latency_ms=full_ms, temperature=temperature)
     if unpriced <= lowest:
@@ -94,6 +98,29 @@ def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimat
         for budget in budgets[:-1]
     ]
     return PriceTable(budgets / latency.scale, np.minimum.accumulate(np.array([*prices, 0.0])))
+
+
+def _read_prices(
+    policy: NumpyPolicy, validation: OutcomeTable, mean_ms: np.ndarray, scale: float
+) -> PriceTable:
+    """Prices of a policy that reads them; `mean_ms` (samples, actions) on this machine."""
+    low, high = policy.spec.price_low, policy.spec.price_high
+    if low is None or high is None:
+        raise TrainError("policy: it reads no price, expected a trained range of prices; train it again")
+
+    def choose_at(price: float) -> np.ndarray:
+        logits = policy.scores(validation.image_features, validation.question_features, None, price)
+        return choose(logits, mean_ms, np.isfinite(mean_ms))
+
+    curve = PriceCurve.measure(choose_at, mean_ms, low, high)
+    lowest, unpriced = float(curve.mean_ms.min()), float(curve.mean_ms[0])
+    if unpriced <= LOWEST_MARGIN * lowest:
+        return PriceTable(np.array([unpriced / scale]), np.array([0.0]))
+    budgets = np.geomspace(lowest, unpriced, PRICED_BUDGETS)
+    budgets[[0, -1]] = lowest, unpriced  # powers may round below what is reached
+    prices = np.array([curve.price(float(budget)) for budget in budgets])
+    # A price that meets a smaller budget meets this one too, so prices may be made never to rise.
+    return PriceTable(budgets / scale, np.minimum.accumulate(prices))
 
 
 def class_shares(table: OutcomeTable, latency: LatencyEstimator) -> dict[str, float]:

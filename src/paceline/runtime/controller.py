@@ -15,7 +15,7 @@ from paceline.errors import BudgetError, ControllerError
 from paceline.knobs import Configuration, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.outcomes.table import OutcomeTable
-from paceline.policies.decision import choose, priced_logits
+from paceline.policies.decision import action_logits, choose
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.average import AverageBudget, PriceTable
@@ -317,15 +317,10 @@ class Controller:
         if limits.first_ms is not None:
             feasible &= first_upper_ms <= limits.first_ms
         told_ms = self._told_budget(limits, upper_ms, feasible)
-        scores = self.policy.scores(context.image_features, context.question_features, told_ms)
-        temperature = self.policy.spec.temperature
-        logits = priced_logits(
-            scores,
-            times.mean_ms,
-            limits.price,
-            full_latency_ms=self.policy.spec.full_latency_ms * self.scale,
-            temperature=temperature,
-        )
+        spec, price = self.policy.spec, limits.price
+        scores = self.policy.scores(context.image_features, context.question_features, told_ms, price)
+        full_ms, temperature = spec.full_latency_ms * self.scale, spec.temperature
+        logits = action_logits(spec, scores, times.mean_ms, price, full_latency_ms=full_ms)
         chosen = int(choose(logits, times.mean_ms, feasible))
         reason: Reason = "policy"
         if chosen < 0 and when_infeasible == "cheapest":

@@ -55,8 +55,10 @@ class Candidates:
 
     space: KnobSpace
     actions: np.ndarray  # int64
-    scores: np.ndarray  # accuracy scale; only differences mean something
-    values: np.ndarray  # scores less the price of the predicted time; what is maximised
+    scores: np.ndarray  # accuracy scale (a logits policy: log-probability); only differences mean something
+    values: (
+        np.ndarray
+    )  # scores less the price of the predicted time, if not priced already; what is maximised
     mean_ms: np.ndarray  # expected latency of the whole call
     upper_ms: np.ndarray  # calibrated upper latency of the whole call
     first_upper_ms: np.ndarray  # calibrated upper latency of the first token
@@ -77,7 +79,7 @@ class Decision:
     reason: Reason
     feasible: int  # how many configurations fit
     tested: int  # out of how many
-    score: float  # of the choice, accuracy scale
+    score: float  # of the choice, accuracy scale (a logits policy: log-probability up to a constant)
     predicted_ms: float  # expected latency of the whole call, slow-down included
     upper_ms: float  # calibrated upper latency of the whole call, slow-down included
     first_token_upper_ms: float
