@@ -33,7 +33,14 @@ def run(
         bool,
         typer.Option(help="Decide among untested configurations too (embedding, independent, continuous)."),
     ] = False,
-    reward: Annotated[str, typer.Option(help="masked, v1 or v2.")] = "masked",
+    reward: Annotated[str, typer.Option(help="masked, v1, v2 or learned.")] = "masked",
+    baseline: Annotated[
+        str,
+        typer.Option(help="Of v2: count accuracy relative to full's or best_static's; none: as it is."),
+    ] = "none",
+    reward_model: Annotated[
+        Path | None, typer.Option(help="Of --reward learned: directory of paceline reward-model.")
+    ] = None,
     group_size: Annotated[
         int | None,
         typer.Option(
@@ -64,6 +71,8 @@ def run(
         head=head,
         score_untested=score_untested,
         reward=reward,
+        baseline=baseline,
+        reward_model=None if reward_model is None else str(reward_model),
         group_size=group_size,
         seed=seed,
     )

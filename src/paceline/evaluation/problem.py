@@ -9,6 +9,7 @@ import numpy as np
 from paceline.errors import OutcomesError
 from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
+from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
 
 
@@ -83,16 +84,21 @@ def fit_latency(
 
     Where no first token was timed, as in some imports, the whole call's time stands in: it is never below it.
     """
-    rows = table.select(table.split != "test")
-    first_token = first_token and bool(np.isfinite(table.first_token_ms).any())
+    rows = table.split != "test"
+    # A table mapped from files is not copied: the fit takes what it needs of it.
+    first_token = first_token and any(
+        np.isfinite(table.first_token_ms[part][rows[part]]).any()
+        for part in row_chunks(*table.accuracy.shape)
+    )
     return LatencyEstimator.fit(
-        rows.space,
-        rows.actions,
-        rows.tiles,
-        rows.vision_tokens,
-        rows.prompt_tokens,
-        rows.output_tokens,
-        rows.first_token_ms if first_token else rows.latency_ms,
+        table.space,
+        table.actions,
+        table.tiles,
+        table.vision_tokens,
+        table.prompt_tokens,
+        table.output_tokens,
+        table.first_token_ms if first_token else table.latency_ms,
+        samples=rows,
         violation_rate=violation_rate,
         seed=seed,
     )

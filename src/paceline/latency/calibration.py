@@ -1,5 +1,6 @@
 """What fitting needs around the law: checked timings, upper quantiles by split conformal, and the facts."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,52 @@ MINIMUM_TIMED_SAMPLES = 8
 BAND_SCORES = 400
 """Measurements that one calibration band should hold; fast configurations are noisier than slow ones."""
 MAXIMUM_BANDS = 4
+LAW_CELLS, CALIBRATION_CELLS = 1 << 18, 1 << 20
+"""Timings that fit the law and that calibrate it, at most, whole samples at random: a few dozen coefficients and a
+quantile gain nothing from more, and what fitting holds stays below 1 GiB however large the table is."""
+FEWEST_DRAWN = 64
+"""Samples that either may take of a table with very many configurations."""
+ROWS_AT_ONCE = 1 << 22
+"""Cells looked at together while counting."""
+
+
+def timed_halves(
+    latency: np.ndarray, tiles: np.ndarray, used: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Timed samples, at random, in two halves: positions that fit the law and positions that calibrate it.
+
+    `latency`, `tiles`: (n, m), NaN and -1 where there is none; `used`: bool (n,), the samples to take them from.
+    """
+    timed = [(np.isfinite(latency[part]) & (tiles[part] >= 0)).any(axis=1) for part in _pieces(latency)]
+    samples = np.flatnonzero(np.concatenate([np.zeros(0, bool), *timed]) & used)
+    samples = np.random.default_rng(seed).permutation(samples)
+    half, columns = len(samples) // 2, max(1, latency.shape[1])
+    law, calibration = (max(FEWEST_DRAWN, cells // columns) for cells in (LAW_CELLS, CALIBRATION_CELLS))
+    return samples[half:][:law], samples[:half][:calibration]
+
+
+def typical_workload(used: np.ndarray, *workload: np.ndarray) -> list[np.ndarray]:
+    """Mean of each (n, m) measure of work over the `used` samples where it is known, float64 (m,) each; tiles first."""
+    known, totals = np.zeros(workload[0].shape[1]), [np.zeros(workload[0].shape[1]) for _ in workload]
+    for part in _pieces(workload[0]):
+        unknown = (workload[0][part] < 0) | ~used[part, None]
+        known += (~unknown).sum(axis=0)
+        for total, measure in zip(totals, workload, strict=True):
+            total += np.where(unknown, 0.0, measure[part]).sum(axis=0)
+    return [total / np.maximum(known, 1) for total in totals]
+
+
+def _pieces(array: np.ndarray) -> Iterator[slice]:
+    step = max(1, ROWS_AT_ONCE // max(1, array.shape[1]))
+    for start in range(0, len(array), step):
+        yield slice(start, start + step)
+
+
+def check_shapes(actions: np.ndarray, arrays: list[np.ndarray]) -> None:
+    """Raise OutcomesError unless all arrays are (samples, m) for m actions."""
+    shapes = [array.shape for array in arrays]
+    if any(shape != shapes[0] or len(shape) != 2 or shape[1] != len(actions) for shape in shapes):
+        raise OutcomesError(f"timings: got shapes {shapes}, expected all (samples, {len(actions)})")
 
 
 def checked_timings(
@@ -20,13 +67,6 @@ def checked_timings(
         raise OutcomesError(f"violation rate: got {violation_rate}, expected a share between 0 and 1")
     if np.any(np.diff(actions) <= 0):
         raise OutcomesError("actions: expected distinct ids in ascending order")
-    shapes = [part.shape for part in (latency, *work)]
-    if (
-        any(shape != latency.shape for shape in shapes)
-        or latency.ndim != 2
-        or latency.shape[1] != len(actions)
-    ):
-        raise OutcomesError(f"timings: got shapes {shapes}, expected all (samples, {len(actions)})")
     timed = np.isfinite(latency) & (work[0] >= 0)
     if np.any(latency[timed] <= 0):
         raise OutcomesError(

@@ -8,7 +8,15 @@ import numpy as np
 
 from paceline.errors import ControllerError, KnobError, OutcomesError
 from paceline.knobs import KnobSpace
-from paceline.latency.calibration import calibrated_ratios, checked_timings, fit_facts, mean_lengths
+from paceline.latency.calibration import (
+    calibrated_ratios,
+    check_shapes,
+    checked_timings,
+    fit_facts,
+    mean_lengths,
+    timed_halves,
+    typical_workload,
+)
 from paceline.latency.regression import fit_law, knob_products, product_order, shrunken_factors
 
 SCHEMA_VERSION = 1
@@ -63,29 +71,27 @@ class LatencyEstimator:
         output_tokens: np.ndarray,
         latency_ms: np.ndarray,
         *,
+        samples: np.ndarray | None = None,
         violation_rate: float = 0.05,
         seed: int = 0,
     ) -> "LatencyEstimator":
-        """Fit on profiled timings.
+        """Fit on profiled timings, of the `samples` where that is given (bool (n,)).
 
         `actions` int (m,); the other arrays (n samples, m), latencies in ms with NaN where a sample was not
         timed. Half of the timed samples fit the law, the other half calibrate `upper` so that a new sample
-        exceeds it with probability `violation_rate` or less. Raises OutcomesError for fewer than 8 timed
+        exceeds it with probability `violation_rate` or less; a large table gives LAW_CELLS and
+        CALIBRATION_CELLS of its outcomes, whole samples at random. Raises OutcomesError for fewer than 8 timed
         samples.
         """
         actions = np.asarray(actions, dtype=np.int64)
-        latency = np.asarray(latency_ms, dtype=np.float64)
-        work = [
-            np.asarray(part, dtype=np.float64)
-            for part in (tiles, vision_tokens, prompt_tokens, output_tokens)
-        ]
+        given = [np.asarray(a) for a in (latency_ms, tiles, vision_tokens, prompt_tokens, output_tokens)]
+        check_shapes(actions, given)
+        used = np.ones(len(given[0]), bool) if samples is None else samples
+        fitted, calibrated = timed_halves(given[0], given[1], used, seed)
+        chosen = np.sort(np.concatenate([fitted, calibrated]))
+        latency, *work = (np.asarray(array[chosen], dtype=np.float64) for array in given)
         timed = checked_timings(actions, work, latency, violation_rate)
-        samples = np.flatnonzero(timed.any(axis=1))
-        samples = np.random.default_rng(seed).permutation(samples)
-        half = len(samples) // 2
-        fitting, calibrating = np.zeros((2, len(latency)), dtype=bool)
-        fitting[samples[half:]] = True
-        calibrating[samples[:half]] = True
+        fitting, calibrating = np.isin(chosen, fitted), np.isin(chosen, calibrated)
 
         lengths = mean_lengths(np.where(timed & fitting[:, None], work[3], np.nan))
         output = np.where(np.isnan(work[3]), lengths, work[3])
@@ -93,14 +99,14 @@ class LatencyEstimator:
         order = product_order(space, len(sample))
         products = knob_products(space, actions, order)
         measured = latency[sample, column]
-        workload = np.stack(
+        terms = np.stack(
             [np.ones(len(sample)), *(part[sample, column] for part in (*work[:3], output))], axis=1
         )
-        law = fit_law(products[column], workload, measured)
+        law = fit_law(products[column], terms, measured)
 
         rows = products @ law[:, :4]
         rows[:, 0] += products @ law[:, 4] * lengths
-        predicted = np.maximum((rows[column] * workload[:, :4]).sum(axis=1), 1e-9)
+        predicted = np.maximum((rows[column] * terms[:, :4]).sum(axis=1), 1e-9)
         rows *= shrunken_factors(measured / predicted, column, len(actions))[:, None]
         any_length = law[:, :4].copy()
         any_length[:, 0] += law[:, 4] * float(np.mean(lengths))
@@ -119,10 +125,7 @@ class LatencyEstimator:
         held_out = timed & calibrating[:, None]
         mean = estimator.mean(actions, *work[:3])
         ratio = np.where(held_out, latency / mean, np.nan)
-        typical = [
-            np.where(work[0] < 0, 0.0, part).sum(axis=0) / np.maximum((work[0] >= 0).sum(axis=0), 1)
-            for part in work[:3]
-        ]
+        typical = typical_workload(used, *given[1:4])
         upper_ratio = calibrated_ratios(ratio, estimator.mean(actions, *typical), violation_rate)
         facts = fit_facts(latency, mean, upper_ratio, held_out, fitting, order, violation_rate, seed)
         return estimator._with(upper_ratio=upper_ratio, facts=facts)

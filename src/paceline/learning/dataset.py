@@ -1,13 +1,18 @@
-"""One split of an outcome table as the arrays that learners index: features, accuracy, latencies, what is tested."""
+"""One split of an outcome table as the arrays that learners index: features, accuracy, latencies, what is tested.
 
+Nothing is larger than samples x configurations, and what is large is mapped from files (`outcomes.chunks`).
+"""
+
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from paceline.errors import OutcomesError, TrainError
+from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
-from paceline.outcomes.table import OutcomeTable
+from paceline.outcomes.chunks import cell_array, row_chunks
+from paceline.outcomes.table import CELL_FIELDS, OutcomeTable
 
 SMALLEST_SPREAD = 1e-6
 """Features that vary less than this are constant: they are passed on as zeros."""
@@ -26,7 +31,9 @@ class DecisionProblem:
 
     def configuration_means(self, values: np.ndarray) -> np.ndarray:
         """Mean of (n, m) values per configuration over the samples where it is tested: float64 (m,)."""
-        total = np.where(self.tested, values, 0.0).sum(axis=0, dtype=np.float64)
+        total = np.zeros(self.tested.shape[1])
+        for rows in row_chunks(*self.tested.shape):
+            total += np.where(self.tested[rows], values[rows], 0.0).sum(axis=0, dtype=np.float64)
         return total / np.maximum(self.tested.sum(axis=0), 1)
 
     def digest(self) -> str:
@@ -34,7 +41,8 @@ class DecisionProblem:
         state = hashlib.sha256(repr(self.full_latency_ms).encode())
         for array in (self.features, self.accuracy, self.tested, self.mean_ms, self.upper_ms):
             state.update(repr(array.shape).encode())
-            state.update(np.ascontiguousarray(array).tobytes())
+            for rows in row_chunks(*array.shape):
+                state.update(np.ascontiguousarray(array[rows]).data)
         return state.hexdigest()
 
 
@@ -66,41 +74,60 @@ def training_problems(
             "extract the features again"
         )
     full = full_column(table)
-    train = _problem(_split(table, "train"), latency, full, None)
-    validation = _problem(_split(table, "validation"), latency, full, train.full_latency_ms)
+    train = _problem(table, _rows(table, "train"), latency, full, None)
+    validation = _problem(table, _rows(table, "validation"), latency, full, train.full_latency_ms)
     return train, validation
 
 
-def _split(table: OutcomeTable, name: str) -> OutcomeTable:
-    if not (table.split == name).any():
+def split_samples(table: OutcomeTable, split: str) -> OutcomeTable:
+    """The samples of a split without their cells: what balancing and features need, at the price of a few columns."""
+    no_cells = {name: getattr(table, name)[:, :0] for name in CELL_FIELDS}
+    return dataclasses.replace(table, actions=table.actions[:0], **no_cells).split_rows(split)
+
+
+def _rows(table: OutcomeTable, split: str) -> np.ndarray:
+    """The positions of a split's samples."""
+    rows = np.flatnonzero(table.split == split)
+    if not len(rows):
         raise TrainError(
-            f"outcomes: no samples in the {name} split, only {sorted(set(table.split.tolist()))}; "
-            f"profile {name} samples or assign some by image"
+            f"outcomes: no samples in the {split} split, only {sorted(set(table.split.tolist()))}; "
+            f"profile {split} samples or assign some by image"
         )
-    try:
-        return table.split_rows(name)
-    except OutcomesError as error:
-        raise TrainError(str(error)) from error
+    return rows
 
 
 def _problem(
-    table: OutcomeTable, latency: LatencyEstimator, full: int, full_latency_ms: float | None
+    table: OutcomeTable,
+    samples: np.ndarray,
+    latency: LatencyEstimator,
+    full: int,
+    full_latency_ms: float | None,
 ) -> DecisionProblem:
-    workload = (table.tiles, table.vision_tokens, table.prompt_tokens)
-    mean = np.asarray(latency.mean(table.actions, *workload), dtype=np.float64)
-    upper = np.asarray(latency.upper(table.actions, *workload), dtype=np.float64)
-    tested = np.isfinite(table.accuracy) & (table.tiles >= 0)
-    broken = tested & ~(np.isfinite(mean) & np.isfinite(upper) & (mean > 0))
+    """The samples (n,) of a table; in pieces, so that only results are as large as the split."""
+    shape = (len(samples), len(table.actions))
+    accuracy, mean_ms, upper_ms = (cell_array(shape, np.float32) for _ in range(3))
+    tested = cell_array(shape, np.bool_)
+    broken, full_ms = np.zeros(shape[1], np.int64), []
+    for rows in row_chunks(*shape):
+        tiles = table.tiles[samples[rows]]
+        workload = (tiles, table.vision_tokens[samples[rows]], table.prompt_tokens[samples[rows]])
+        mean = np.asarray(latency.mean(table.actions, *workload), dtype=np.float64)
+        upper = np.asarray(latency.upper(table.actions, *workload), dtype=np.float64)
+        observed = table.accuracy[samples[rows]]
+        known = np.isfinite(observed) & (tiles >= 0)
+        broken += (known & ~(np.isfinite(mean) & np.isfinite(upper) & (mean > 0))).sum(axis=0)
+        full_ms.append(mean[known[:, full], full])
+        accuracy[rows], tested[rows] = np.where(known, observed, 0.0), known
+        mean_ms[rows], upper_ms[rows] = np.where(known, mean, 0.0), np.where(known, upper, np.inf)
     if broken.any():
-        actions = table.actions[broken.any(axis=0)]
         raise TrainError(
             f"latency: the estimate is not a positive finite time for {int(broken.sum())} outcomes "
-            f"(actions {actions[:5].tolist()}); fit it on this table's timings"
+            f"(actions {table.actions[broken > 0][:5].tolist()}); fit it on this table's timings"
         )
     if not tested.any(axis=1).all():
-        rows = np.flatnonzero(~tested.any(axis=1))
+        untested = samples[~tested.any(axis=1)]
         raise TrainError(
-            f"outcomes: samples {table.sample_id[rows[:5]].tolist()} have no tested configuration; drop them"
+            f"outcomes: samples {table.sample_id[untested[:5]].tolist()} have no tested configuration; drop them"
         )
     if full_latency_ms is None:
         absent = table.actions[~tested.any(axis=0)]
@@ -109,13 +136,13 @@ def _problem(
                 f"outcomes: actions {absent[:5].tolist()} have no outcome in the train split; "
                 "profile them there or leave them out of the table"
             )
-        full_latency_ms = float(mean[tested[:, full], full].mean())
+        full_latency_ms = float(np.concatenate(full_ms).mean())
     return DecisionProblem(
-        features=np.ascontiguousarray(table.features, dtype=np.float32),
-        accuracy=np.where(tested, table.accuracy, 0.0).astype(np.float32),
+        features=np.ascontiguousarray(table.features[samples], dtype=np.float32),
+        accuracy=accuracy,
         tested=tested,
-        mean_ms=np.where(tested, mean, 0.0).astype(np.float32),
-        upper_ms=np.where(tested, upper, np.inf).astype(np.float32),
+        mean_ms=mean_ms,
+        upper_ms=upper_ms,
         full_latency_ms=full_latency_ms,
     )
 

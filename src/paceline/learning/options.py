@@ -1,11 +1,12 @@
 """What a user can turn about training, validated."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from paceline.errors import TrainError
+from paceline.learning.checks import check_number as _check_number
+from paceline.learning.checks import check_whole as _check_whole
 from paceline.policies.spec import HEADS, KNOBWISE_HEADS, UNTESTED_HEADS
 from paceline.rewards import RewardParams
 
@@ -14,7 +15,9 @@ OUTPUT = {"grpo": "accuracy", "grpo_scratch": "logits", "supervised": "logits", 
 ALGORITHMS = tuple(OUTPUT)
 SAMPLED_GROUP = {"grpo": 0, "grpo_scratch": 8}
 """Algorithm -> actions drawn per group where the options do not say; 0: all tested ones."""
-REWARDS = ("masked", "v1", "v2")
+REWARDS = ("masked", "v1", "v2", "learned")
+BASELINES = ("none", "full", "best_static")
+BASELINE_SCOPES = ("split", "sample")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +63,14 @@ class TrainOptions:
     entropy_weight: float = 0.05  # accuracy units per nat
     divide_by_std: bool = False  # advantages in standard deviations of their group
 
-    reward: str = "masked"  # accuracy - price * time under a feasibility mask; "v1", "v2": as published
+    reward: str = (
+        "masked"  # accuracy - price * time under a feasibility mask; "v1", "v2": published; "learned"
+    )
     reward_params: RewardParams = field(default_factory=RewardParams)  # of v1 and v2
+    baseline: str = "none"  # of v2: accuracy counts relative to this configuration's; "full", "best_static"
+    baseline_scope: str = "split"  # mean accuracy of the baseline over the split, or of each "sample" its own
+    baseline_headroom: float = 0.1  # 1 - baseline counts as at least this, see `relative_accuracy`
+    reward_model: str | None = None  # of "learned": directory of `paceline reward-model`
     mask_infeasible: bool = True  # keep the policy off configurations whose upper latency exceeds the budget
     tie_break: float = 0.01  # accuracy per full latency, so that equal accuracy goes to the cheaper
     average_share: float = 0.5  # share of contexts without a limit but with a price of time
@@ -73,7 +82,13 @@ class TrainOptions:
     checkpoint_every: int = 5  # epochs
 
     def __post_init__(self) -> None:
-        for name, allowed in (("algorithm", ALGORITHMS), ("head", HEADS), ("reward", REWARDS)):
+        for name, allowed in (
+            ("algorithm", ALGORITHMS),
+            ("head", HEADS),
+            ("reward", REWARDS),
+            ("baseline", BASELINES),
+            ("baseline_scope", BASELINE_SCOPES),
+        ):
             if getattr(self, name) not in allowed:
                 raise TrainError(f"{name}: got {getattr(self, name)!r}, expected one of {list(allowed)}")
         if self.score_untested and self.head not in UNTESTED_HEADS:
@@ -104,6 +119,17 @@ class TrainOptions:
         _check_number("dropout", self.dropout, below=1.0)
         for name in ("average_share", "mixed_share"):
             _check_number(name, getattr(self, name), at_most=1.0)
+        _check_number("baseline_headroom", self.baseline_headroom, above=0.0, at_most=1.0)
+        if self.baseline != "none" and self.reward != "v2":
+            raise TrainError(
+                f"baseline: got {self.baseline!r} with reward {self.reward!r}, expected reward 'v2'; "
+                "no other reward counts accuracy relative to a baseline"
+            )
+        if (self.reward == "learned") != (self.reward_model is not None):
+            raise TrainError(
+                f"reward_model: got {self.reward_model!r} with reward {self.reward!r}; expected a directory written "
+                "by paceline reward-model with reward 'learned', and none with any other"
+            )
 
     @property
     def output(self) -> str:
@@ -129,18 +155,3 @@ class TrainOptions:
         if "reward_params" in values:
             values["reward_params"] = RewardParams(**values["reward_params"])
         return cls(**values)
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise TrainError(f"{name}: got {value!r}, expected a whole number of at least {least}")
-
-
-def _check_number(
-    name: str, value: float, *, above: float | None = None, below: float = math.inf, at_most: float = math.inf
-) -> None:
-    low = value > above if above is not None else value >= 0
-    if not (math.isfinite(value) and low and value < below and value <= at_most):
-        bound = f"below {below:g}" if below < math.inf else f"at most {at_most:g}"
-        least = f"above {above:g}" if above is not None else "at least 0"
-        raise TrainError(f"{name}: got {value!r}, expected a number {least} and {bound}")

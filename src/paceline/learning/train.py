@@ -11,13 +11,14 @@ import torch
 
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.contexts import ContextRanges, context_ranges
-from paceline.learning.dataset import DecisionProblem, feature_scaling, training_problems
+from paceline.learning.dataset import DecisionProblem, feature_scaling, split_samples, training_problems
 from paceline.learning.groups import GroupSource
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.scored_actions import actions_to_score
 from paceline.learning.trainer import Trainer, fingerprint_of
+from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
@@ -74,13 +75,15 @@ def train_controller_policy(
         scored = actions_to_score(table.space, table.actions, options.head, scored_actions)
     network = PolicyNetwork(spec, table.space, dropout=options.dropout, generator=generator)
     scaling = feature_scaling(train.features)
-    preparation = train_preparation(table.split_rows("train"))
+    preparation = train_preparation(split_samples(table, "train"))
     train_source = GroupSource(train, spec, table.space, options, scaling, preparation)
     validation_source = GroupSource(validation, spec, table.space, options, scaling)
     trainer = Trainer(network, train_source, validation_source, ranges, options, generator)
     digests = {"train": train.digest(), "validation": validation.digest()}
     if KEY in table.manifest.options:
         digests[KEY] = json.dumps(preparation.recipe.to_json(), sort_keys=True)
+    if train_source.rewards.model is not None:
+        digests["reward_model_weights"] = train_source.rewards.model.digest()
     fingerprint = fingerprint_of(options, digests)
     writer = ScalarWriter(tensorboard_dir)
     try:
@@ -131,15 +134,17 @@ def _spec(
 
 def _warnings(train: DecisionProblem) -> list[str]:
     """What makes learning pointless though possible."""
-    observed = train.accuracy[train.tested]
-    if observed.min() == observed.max():
+    least, most, differing = np.inf, -np.inf, 0
+    for rows in row_chunks(*train.tested.shape):
+        high = np.where(train.tested[rows], train.accuracy[rows], -np.inf).max(axis=1)
+        low = np.where(train.tested[rows], train.accuracy[rows], np.inf).min(axis=1)
+        least, most = min(least, low.min()), max(most, high.max())
+        differing += int((high > low).sum())
+    if least == most:
         return [
-            f"accuracy is {observed.min():g} for every sample and configuration: "
-            "there is nothing to learn but to be cheap"
+            f"accuracy is {least:g} for every sample and configuration: there is nothing to learn but to be cheap"
         ]
-    high = np.where(train.tested, train.accuracy, -np.inf).max(axis=1)
-    low = np.where(train.tested, train.accuracy, np.inf).min(axis=1)
-    share = float((high > low).mean())
+    share = differing / len(train.tested)
     if share < 0.05:
         return [f"accuracy differs between configurations for only {share:.1%} of the train samples"]
     return []

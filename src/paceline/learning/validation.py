@@ -6,6 +6,7 @@ import torch
 
 from paceline.learning.groups import GroupSource
 from paceline.learning.losses import masked_log_softmax
+from paceline.outcomes.chunks import row_chunks
 from paceline.policies.network import PolicyNetwork
 
 
@@ -24,32 +25,45 @@ def validate(
     network: PolicyNetwork, source: GroupSource, contexts: list[tuple[float, float]]
 ) -> ValidationScore:
     """Score the policy on a split under (budget, price) contexts."""
-    rows = torch.arange(len(source))
-    read = network.read_features(source.features.expand(network.spec.members, -1, -1))
-    scores: dict[tuple[float, float], torch.Tensor] = {}
     reads_price = network.spec.output == "logits"
-    picked, expected, hard = [], [], []
-    for budget, price in contexts:
-        seen = (budget, price if reads_price else 0.0)
-        if seen not in scores:
-            codes = source.codes(*torch.tensor(seen).unsqueeze(-1)).expand(network.spec.members, -1, -1)
-            scores[seen] = network.mean_scores(network.decide(read + network.read_budget(codes)))
-        groups = source.groups(rows, torch.full((len(rows),), budget), torch.full((len(rows),), price))
-        logits = scores[seen] if reads_price else scores[seen] - groups.charge / network.spec.temperature
-        possible = groups.feasible.any(dim=-1)
-        if not possible.any():
-            continue
-        chosen = torch.where(groups.feasible, logits, -torch.inf).argmax(dim=-1, keepdim=True)
-        probability = masked_log_softmax(logits, groups.feasible).exp()
-        picked.append(groups.rewards.gather(-1, chosen)[possible].double().mean().item())
-        expected.append((probability * groups.rewards).sum(dim=-1)[possible].double().mean().item())
-        hard.append(budget < float("inf"))
+    totals = [_Total() for _ in contexts]
+    for part in row_chunks(len(source), len(network.spec.actions)):
+        rows = torch.arange(part.start, part.stop)
+        read = network.read_features(source.features[part].expand(network.spec.members, -1, -1))
+        scores: dict[tuple[float, float], torch.Tensor] = {}
+        for total, (budget, price) in zip(totals, contexts, strict=True):
+            seen = (budget, price if reads_price else 0.0)
+            if seen not in scores:
+                codes = source.codes(*torch.tensor(seen).unsqueeze(-1)).expand(network.spec.members, -1, -1)
+                scores[seen] = network.mean_scores(network.decide(read + network.read_budget(codes)))
+            groups = source.groups(rows, torch.full((len(rows),), budget), torch.full((len(rows),), price))
+            logits = scores[seen] if reads_price else scores[seen] - groups.charge / network.spec.temperature
+            possible = groups.feasible.any(dim=-1)
+            chosen = torch.where(groups.feasible, logits, -torch.inf).argmax(dim=-1, keepdim=True)
+            probability = masked_log_softmax(logits, groups.feasible).exp()
+            total.count += int(possible.sum())
+            total.picked += groups.rewards.gather(-1, chosen)[possible].double().sum().item()
+            total.expected += (probability * groups.rewards).sum(dim=-1)[possible].double().sum().item()
+    judged = [
+        (total, budget < float("inf"))
+        for total, (budget, _) in zip(totals, contexts, strict=True)
+        if total.count
+    ]
     return ValidationScore(
-        reward=_mean(picked),
-        expected_reward=_mean(expected),
-        hard_reward=_mean([value for value, is_hard in zip(picked, hard, strict=True) if is_hard]),
-        average_reward=_mean([value for value, is_hard in zip(picked, hard, strict=True) if not is_hard]),
+        reward=_mean([total.picked / total.count for total, _ in judged]),
+        expected_reward=_mean([total.expected / total.count for total, _ in judged]),
+        hard_reward=_mean([total.picked / total.count for total, is_hard in judged if is_hard]),
+        average_reward=_mean([total.picked / total.count for total, is_hard in judged if not is_hard]),
     )
+
+
+@dataclass(slots=True)
+class _Total:
+    """Sums over the samples where something is feasible, of one context."""
+
+    count: int = 0
+    picked: float = 0.0
+    expected: float = 0.0
 
 
 def _mean(values: list[float]) -> float:

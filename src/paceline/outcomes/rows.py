@@ -1,5 +1,6 @@
 """Reading and checking the rows of outcomes.parquet, column by column."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def read_rows(path: Path, space: KnobSpace, sample_ids: np.ndarray) -> OutcomeRo
         OutcomesError: a damaged file, missing columns, wrong types, unknown samples, options or actions, or
             values out of range; the message lists the first rows at fault, counted from 0.
     """
+    parts = list(row_batches(path, space, sample_ids))
+    # Popped, so that no column is held in pieces and as a whole for longer than it takes to join it.
+    values = {column: np.concatenate([part.values.pop(column) for part in parts]) for column in VALUE_TYPES}
+    sample = np.concatenate([part.sample for part in parts])
+    check_values(values, path.name)
+    return OutcomeRows(sample=sample, values=values)
+
+
+def row_batches(path: Path, space: KnobSpace, sample_ids: np.ndarray) -> Iterator[OutcomeRows]:
+    """The rows of outcomes.parquet, BATCH_ROWS at a time, in file order; `check_values` is left to the caller.
+
+    Raises:
+        OutcomesError: as `read_rows`, except for values out of range.
+    """
     required = required_columns(space)
     try:
         with pq.ParquetFile(path, read_dictionary=["sample_id"], memory_map=True) as file:
@@ -51,11 +66,9 @@ def read_rows(path: Path, space: KnobSpace, sample_ids: np.ndarray) -> OutcomeRo
                 )
             if not file.metadata.num_rows:
                 raise OutcomesError(f"{path.name}: has no rows; expected at least one outcome, profile again")
-            rows = _collect(file, path.name, space, required, sample_ids)
+            yield from _batches(file, path.name, space, required, sample_ids)
     except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from error
-    check_values(rows.values, path.name)
-    return rows
 
 
 def damaged(path: Path, error: Exception) -> OutcomesError:
@@ -66,33 +79,31 @@ def damaged(path: Path, error: Exception) -> OutcomesError:
     )
 
 
-def _collect(
+def _batches(
     file: pq.ParquetFile, name: str, space: KnobSpace, required: tuple[str, ...], sample_ids: np.ndarray
-) -> OutcomeRows:
-    total = file.metadata.num_rows
-    sample = np.empty(total, np.int64)
-    values = {column: np.empty(total, kind.to_pandas_dtype()) for column, kind in VALUE_TYPES.items()}
+) -> Iterator[OutcomeRows]:
     known_ids = pa.array(sample_ids.tolist(), pa.string())
     options = [option_values(knob) for knob in space.knobs]
     start = 0
     for batch in file.iter_batches(BATCH_ROWS, columns=list(required)):
-        rows = slice(start, start + len(batch))
-        for column in VALUE_TYPES:
-            values[column][rows] = _numbers(batch.column(column), column, name, start)
-        sample[rows] = _positions(batch.column("sample_id"), known_ids, name, start)
+        values = {
+            column: np.asarray(_numbers(batch.column(column), column, name, start), kind.to_pandas_dtype())
+            for column, kind in VALUE_TYPES.items()
+        }
+        sample = _positions(batch.column("sample_id"), known_ids, name, start).astype(np.int64, copy=False)
         indices = [
             _option_index(batch.column(knob.name), stored, knob.name, name, start)
             for knob, stored in zip(space.knobs, options, strict=True)
         ]
         expected = np.ravel_multi_index(tuple(indices), space.shape)
         _refuse(
-            values["action"][rows] != expected,
+            values["action"] != expected,
             f"{name}: action does not match the knob columns",
             "action ids count configurations with the last knob fastest",
             start,
         )
+        yield OutcomeRows(sample=sample, values=values)
         start += len(batch)
-    return OutcomeRows(sample=sample, values=values)
 
 
 def _numbers(column: pa.Array, column_name: str, name: str, start: int) -> np.ndarray:

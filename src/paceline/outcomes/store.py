@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from paceline.errors import OutcomesError
+from paceline.knobs import KnobSpace
 from paceline.outcomes.columns import (
     SAMPLES_SCHEMA,
     VALUE_TYPES,
@@ -25,6 +26,7 @@ from paceline.outcomes.columns import (
 from paceline.outcomes.files import write_atomically, write_text
 from paceline.outcomes.groups import group_means, group_medians
 from paceline.outcomes.manifest import Manifest, parse_manifest
+from paceline.outcomes.mapped import is_large, mapped_cells
 from paceline.outcomes.progress import Progress, Silence
 from paceline.outcomes.rows import OutcomeRows, damaged, listed, read_rows, refuse_duplicates
 from paceline.outcomes.table import CELL_FIELDS, COUNT_CELLS, SAMPLE_FIELDS, SPLITS, OutcomeTable
@@ -42,7 +44,8 @@ ROW_GROUP_CELLS = 1 << 20
 def read_table(path: Path | str) -> OutcomeTable:
     """Read a finished outcomes directory.
 
-    Repeated measurements of a cell become the median time and the mean accuracy.
+    Repeated measurements of a cell become the median time and the mean accuracy. The cells of a large table are mapped
+    from files that are made beside it once, see `outcomes.mapped`.
 
     Raises:
         OutcomesError: a missing or damaged file, a newer schema, or contents that break the contract.
@@ -56,16 +59,13 @@ def read_table(path: Path | str) -> OutcomeTable:
             )
     samples = read_samples(path / SAMPLES)
     features = read_features(path / FEATURES)
-    rows = read_rows(path / OUTCOMES, manifest.space, samples["sample_id"])
-    actions = np.unique(rows.values["action"])
-    cell = rows.sample * len(actions) + np.searchsorted(actions, rows.values["action"])
-    shape = (len(samples["sample_id"]), len(actions))
-    refuse_duplicates(cell, rows.values["repeat"], shape[0] * shape[1], OUTCOMES)
+    read = mapped_cells if is_large(path / OUTCOMES) else _cells_in_memory
+    actions, cells = read(path / OUTCOMES, manifest.space, samples["sample_id"])
     return OutcomeTable(
         space=manifest.space,
         actions=actions,
         **samples,
-        **_cells(rows, cell, shape),
+        **cells,
         features=features,
         image_width=manifest.image_width,
         manifest=manifest,
@@ -192,6 +192,18 @@ def _row_groups(table: OutcomeTable, progress: Progress) -> Iterator[pa.Table]:
             | {name: value_column(name, values[name]) for name in VALUE_TYPES}
         )
         progress.advance(min(step, table.samples - start))
+
+
+def _cells_in_memory(
+    path: Path, space: KnobSpace, sample_ids: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The tested actions (m,), and the arrays (samples, m) of CELL_FIELDS."""
+    rows = read_rows(path, space, sample_ids)
+    actions = np.unique(rows.values["action"])
+    cell = rows.sample * len(actions) + np.searchsorted(actions, rows.values["action"])
+    shape = (len(sample_ids), len(actions))
+    refuse_duplicates(cell, rows.values["repeat"], shape[0] * shape[1], path.name)
+    return actions, _cells(rows, cell, shape)
 
 
 def _cells(rows: OutcomeRows, cell: np.ndarray, shape: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.price import fit_price, mean_chosen_latency
 from paceline.learning.price_curve import PriceCurve
+from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions
 from paceline.policies.decision import choose
@@ -20,6 +21,8 @@ PRICED_BUDGETS = 24
 """Rows of the price table, geometric between the cheapest and the unpriced mean latency."""
 LOWEST_MARGIN = 1.001
 """The lowest priced budget over the mean of the cheapest choices, where the price would be unbounded."""
+PRICED_CELLS = 1 << 20
+"""Outcomes of validation samples that prices are fitted on, samples evenly spaced: means settle long before."""
 CLASS_QUANTILES = {"low": 0.25, "medium": 0.50, "high": 0.75}
 """Named budgets: quantiles of the configurations' mean latencies, kept as shares of the full configuration's."""
 
@@ -43,8 +46,7 @@ def build_controller(
             f"policy: it scores {len(scored)} configurations and was trained on {tested}, the table tested "
             f"{len(table.actions)} others; build the controller from the table it was trained on"
         )
-    if len(scored) > len(table.actions):
-        table = over_actions(table, scored)
+    decided = table if len(scored) == tested else _widened(table, scored)
     manifest = table.manifest
     lengths = table.output_tokens[np.isfinite(table.output_tokens)]
     if overview_ms is None:
@@ -59,9 +61,9 @@ def build_controller(
             overview_ms=overview_ms,
             output_tokens=float(lengths.mean()) if len(lengths) else 1.0,
             max_new_tokens=int(longest or max(1.0, np.ceil(lengths.max(initial=1.0)))),
-            classes=class_shares(table, latency),
+            classes=class_shares(decided, latency),
         ),
-        prices=fit_prices(policy, table, latency),
+        prices=fit_prices(policy, decided, latency),
         block_ranking=tuple(int(block) for block in manifest.block_ranking),
         metrics=metrics,
         provenance={
@@ -80,7 +82,7 @@ def build_controller(
 
 def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimator) -> PriceTable:
     """Price of time for a grid of average budgets, fitted on the validation split without a hard limit."""
-    validation = table.split_rows("validation")
+    validation = _some_rows(table, "validation", PRICED_CELLS)
     mean_ms = latency.mean(
         table.actions, validation.tiles, validation.vision_tokens, validation.prompt_tokens
     )
@@ -98,6 +100,29 @@ def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimat
         for budget in budgets[:-1]
     ]
     return PriceTable(budgets / latency.scale, np.minimum.accumulate(np.array([*prices, 0.0])))
+
+
+def _some_rows(table: OutcomeTable, split: str, cells: int) -> OutcomeTable:
+    """The samples of a split; where they have more than `cells` outcomes, as many of them evenly spaced."""
+    rows = np.flatnonzero(table.split == split)
+    some = _evenly_spaced(rows, cells // max(1, len(table.actions)))
+    return table.split_rows(split) if len(some) == len(rows) else table.select(some)
+
+
+def _evenly_spaced(rows: np.ndarray, most: int) -> np.ndarray:
+    """All rows, or `most` of them (at least one) where they are more."""
+    if len(rows) <= max(1, most):
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, max(1, most)).astype(np.int64)]
+
+
+def _widened(table: OutcomeTable, actions: np.ndarray) -> OutcomeTable:
+    """The train and validation samples over `actions`; of a large table as many as `PRICED_CELLS` allow."""
+    rows = [
+        _evenly_spaced(np.flatnonzero(table.split == split), PRICED_CELLS // len(actions))
+        for split in ("train", "validation")
+    ]
+    return over_actions(table.select(np.sort(np.concatenate(rows))), actions)
 
 
 def _read_prices(
@@ -125,8 +150,14 @@ def _read_prices(
 
 def class_shares(table: OutcomeTable, latency: LatencyEstimator) -> dict[str, float]:
     """Named budgets as shares of the slowest configuration's mean latency on the training split."""
-    train = table.split_rows("train")
-    mean_ms = latency.mean(table.actions, train.tiles, train.vision_tokens, train.prompt_tokens)
-    configuration_ms = np.nanmean(mean_ms, axis=0)
+    total, count = np.zeros(len(table.actions)), np.zeros(len(table.actions))
+    for part in row_chunks(*table.accuracy.shape):
+        rows = part.start + np.flatnonzero(table.split[part] == "train")
+        mean_ms = latency.mean(
+            table.actions, table.tiles[rows], table.vision_tokens[rows], table.prompt_tokens[rows]
+        )
+        total += np.nansum(mean_ms, axis=0)
+        count += np.isfinite(mean_ms).sum(axis=0)
+    configuration_ms = total / count
     shares = np.quantile(configuration_ms, list(CLASS_QUANTILES.values())) / configuration_ms.max()
     return {name: round(float(share), 4) for name, share in zip(CLASS_QUANTILES, shares, strict=True)}
