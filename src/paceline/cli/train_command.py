@@ -52,6 +52,11 @@ def run(
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 (mixed precision).")] = "float32",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option(help="Compute hidden activations twice rather than keep them.")
+    ] = False,
     checkpoints: Annotated[
         Path | None, typer.Option(help="Directory from which an interrupted run goes on.")
     ] = None,
@@ -75,6 +80,9 @@ def run(
         reward_model=None if reward_model is None else str(reward_model),
         group_size=group_size,
         seed=seed,
+        device=device,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
     )
     if epochs is not None:
         options = replace(options, epochs=epochs)

@@ -15,6 +15,8 @@ OUTPUT = {"grpo": "accuracy", "grpo_scratch": "logits", "supervised": "logits", 
 ALGORITHMS = tuple(OUTPUT)
 SAMPLED_GROUP = {"grpo": 0, "grpo_scratch": 8}
 """Algorithm -> actions drawn per group where the options do not say; 0: all tested ones."""
+DEVICES = ("cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 REWARDS = ("masked", "v1", "v2", "learned")
 BASELINES = ("none", "full", "best_static")
 BASELINE_SCOPES = ("split", "sample")
@@ -81,11 +83,17 @@ class TrainOptions:
 
     checkpoint_every: int = 5  # epochs
 
+    device: str = "cpu"  # "cuda" needs a GPU; tables stay on the CPU
+    precision: str = "float32"  # or "bfloat16": mixed precision, weights and losses stay float32
+    gradient_checkpointing: bool = False  # compute hidden activations twice rather than keep them
+
     def __post_init__(self) -> None:
         for name, allowed in (
             ("algorithm", ALGORITHMS),
             ("head", HEADS),
             ("reward", REWARDS),
+            ("device", DEVICES),
+            ("precision", PRECISIONS),
             ("baseline", BASELINES),
             ("baseline_scope", BASELINE_SCOPES),
         ):

@@ -92,7 +92,7 @@ def train_controller_policy(
         writer.close()
     return TrainedPolicy(
         spec=spec if scored is None else replace(spec, actions=tuple(scored.tolist())),
-        arrays=dict(export_arrays(network, *scaling, scored)),
+        arrays=dict(export_arrays(network.cpu(), *scaling, scored)),
         history=trainer.history,
         facts={
             "algorithm": options.algorithm,

@@ -18,6 +18,7 @@ from paceline.learning.checkpoint import (
     without_prefix,
     write_checkpoint,
 )
+from paceline.learning.compute import Compute
 from paceline.learning.contexts import ContextRanges, validation_contexts
 from paceline.learning.groups import Groups, GroupSource
 from paceline.learning.objectives import (
@@ -82,6 +83,12 @@ class Trainer:
     ) -> None:
         self.network, self.train_source, self.validation_source = network, train, validation
         self.ranges, self.options, self.generator = ranges, options, generator
+        self.compute = Compute(
+            device=options.device,
+            precision=options.precision,
+            gradient_checkpointing=options.gradient_checkpointing,
+        )
+        network.to(options.device)
         self.contexts = validation_contexts(ranges)
         self.stages = stages_of(options)
         self.stage_index = 0
@@ -171,9 +178,10 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         masks = self.network.draw_masks(groups.features.shape[1], self.generator)
+        groups = self.compute.placed(groups)
         behaviour, metrics = None, {}
         for _ in range(stage.updates):
-            outputs = self.network(groups.features, groups.codes, masks)
+            outputs = self.compute.outputs(self.network, groups.features, groups.codes, masks)
             logits = action_logits(self.network.spec, outputs, groups.charge)
             if stage.name == "warm":
                 loss, metrics = outcome_objective(outputs, groups)
@@ -182,7 +190,7 @@ class Trainer:
             elif stage.name == "grpo" and reference is not None:
                 if behaviour is None:
                     with torch.no_grad():
-                        known = reference(groups.features, groups.codes)
+                        known = self.compute.outputs(reference, groups.features, groups.codes)
                     reference_logits = action_logits(self.network.spec, known, groups.charge)
                     behaviour = act(logits, reference_logits, groups, self.options, self.generator)
                 loss, metrics = grpo_objective(logits, groups, behaviour, self.options)
