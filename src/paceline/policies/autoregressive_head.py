@@ -33,7 +33,7 @@ class AutoregressiveHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "member batch h"]) -> Float[Tensor, "member batch action"]:
         """Log-probabilities of the tested configurations."""
-        logits = self.nodes(hidden)
+        logits = self.nodes(hidden).float()  # under mixed precision too: sums of many logarithms
         groups = self.groups.expand(logits.shape)
         highest = logits.new_zeros(*logits.shape[:-1], self.families).scatter_reduce(
             -1, groups, logits.detach(), "amax", include_self=False

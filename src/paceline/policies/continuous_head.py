@@ -40,16 +40,17 @@ class ContinuousHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "member batch h"]) -> Float[Tensor, "member batch action"]:
         """Logits of the tested configurations."""
-        values, precision = torch.sigmoid(self.values(hidden)), self._precision()
+        values, precision = torch.sigmoid(self.values(hidden).float()), self._precision()
         weighted = precision * self.places  # (member, action, knob)
-        near = 2.0 * values @ weighted.transpose(1, 2) - (weighted * self.places).sum(-1).unsqueeze(1)
-        return near - (precision * values**2).sum(dim=-1, keepdim=True)
+        with torch.autocast(hidden.device.type, enabled=False):  # squares that nearly cancel
+            near = 2.0 * values @ weighted.transpose(1, 2) - (weighted * self.places).sum(-1).unsqueeze(1)
+            return near - (precision * values**2).sum(dim=-1, keepdim=True)
 
     def exported(self, actions: np.ndarray | None = None) -> dict[str, Tensor]:
         """The layer of the knobs' values, 1 / (2 spread^2), and the places of `actions` (default: the tested)."""
         places = self.places
         if actions is not None:
-            places = torch.from_numpy(configuration_positions(self.space, actions)).float()
+            places = torch.from_numpy(configuration_positions(self.space, actions)).to(self.places)
         return {
             "head.weight": self.values.weight,
             "head.bias": self.values.bias,

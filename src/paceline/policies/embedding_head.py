@@ -42,7 +42,7 @@ class EmbeddingHead(nn.Module):
         """The same function as one linear layer, over any `actions` of the knob space (default: the tested)."""
         features = self.features
         if actions is not None:
-            features = torch.from_numpy(knob_features(self.space, actions, self.tested))
+            features = torch.from_numpy(knob_features(self.space, actions, self.tested)).to(features.device)
         weight, bias = self._layer(features)
         return {"head.weight": weight, "head.bias": bias}
 
