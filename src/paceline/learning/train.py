@@ -68,7 +68,7 @@ def train_controller_policy(
     warnings = _warnings(train)
     for warning in warnings:
         progress.message(warning)
-    spec = _spec(table, train, ranges, options)
+    spec = spec_of(table, train, ranges, options)
     generator = torch.Generator().manual_seed(options.seed)
     scored = None
     if options.score_untested or scored_actions is not None:
@@ -109,7 +109,7 @@ def train_controller_policy(
     )
 
 
-def _spec(
+def spec_of(
     table: OutcomeTable, train: DecisionProblem, ranges: ContextRanges, options: TrainOptions
 ) -> PolicySpec:
     means = train.configuration_means(train.mean_ms)
