@@ -126,7 +126,7 @@ class PolicyNetwork(nn.Module):
 def export_arrays(
     network: PolicyNetwork, scaling: FeatureScaling | None = None, scored_actions: np.ndarray | None = None
 ) -> Mapping[str, np.ndarray]:
-    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one, heads into one weight.
+    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one.
 
     `scaling`: of the features; without it the arrays are those of the network alone, for `FittedInputs.folded`.
     `scored_actions`: the actions that the arrays are to score instead of the tested ones of `network.spec`; TrainError
@@ -141,14 +141,12 @@ def export_arrays(
         bias = bias + layer.bias.double() @ part
     pools = {"image.query": network.image_pool, "question.query": network.question_pool}
     queries = {name: pool.scaled_query for name, pool in pools.items() if pool is not None}
-    head_weight, head_bias = network.head.folded(scored_actions)
     tensors = queries | {
         "input.weight": torch.cat(weights, dim=1),
         "input.bias": bias,
         "fusion.weight": network.fusion.weight,
         "fusion.bias": network.fusion.bias,
-        "head.weight": head_weight,
-        "head.bias": head_bias,
+        **network.head.exported(scored_actions),
     }
     arrays = {name: tensor.detach().float().contiguous().numpy().copy() for name, tensor in tensors.items()}
     return arrays if scaling is None else arrays | scaling.to_arrays()
