@@ -24,7 +24,7 @@ from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.numpy_policy import NumpyPolicy
-from paceline.policies.spec import PolicySpec
+from paceline.policies.spec import KNOBWISE_HEADS, PolicySpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -134,6 +134,7 @@ def spec_of(
         actions=tuple(int(action) for action in table.actions),
         temperature=1.0 if reads_price else options.temperature,
         output=options.output,
+        knob_options=table.space.shape if options.head in KNOBWISE_HEADS else None,
         price_low=ranges.price_low if reads_price else None,
         price_high=ranges.price_high if reads_price else None,
     )
