@@ -103,6 +103,9 @@ class TrainOptions:
 
     device: str = "cpu"  # "cuda" needs a GPU; tables stay on the CPU
     precision: str = "float32"  # or "bfloat16": mixed precision, weights and losses stay float32
+    share_projector: str | None = (
+        None  # model (name or directory) whose projector begins the image projection
+    )
     gradient_checkpointing: bool = False  # compute hidden activations twice rather than keep them
 
     def __post_init__(self) -> None:
@@ -181,6 +184,12 @@ class TrainOptions:
                 raise TrainError(f"{name}: got {getattr(self, name)!r}, expected one of {listed}")
         parse_reduction(self.reduce)
         parse_balance(self.balance)
+        plain = self.reduce == "none" and self.feature_scaling != "quantile"
+        if self.share_projector is not None and not plain:
+            raise TrainError(
+                f"share_projector: got reduce {self.reduce!r} and feature_scaling {self.feature_scaling!r}, expected "
+                "none and standard; the model's projector is linear in its own features"
+            )
         if self.augment is not None:
             parse_augmentation(self.augment)
 

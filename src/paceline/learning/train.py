@@ -19,6 +19,7 @@ from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.scored_actions import actions_to_score
+from paceline.learning.sharing import projector_digest, shared_projector
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.preparation import KEY
@@ -85,6 +86,9 @@ def train_controller_policy(
         method=spec.inputs.feature_scaling,
         components=reduced if reduction == "pca" else None,
     )
+    projector = None
+    if options.share_projector is not None:
+        projector = shared_projector(options.share_projector, table, inputs.image.scaling.second)
     network = PolicyNetwork(
         inputs.network_spec(spec),
         table.space,
@@ -92,6 +96,7 @@ def train_controller_policy(
         generator=generator,
         reduced=reduced if reduction == "learned" else None,
         image_columns=inputs.image_columns,
+        projector=projector,
     )
     preparation = train_preparation(split_samples(table, "train"), options)
     train_source = GroupSource(train, spec, table.space, options, inputs, preparation)
@@ -102,6 +107,8 @@ def train_controller_policy(
         digests[KEY] = json.dumps(preparation.recipe.to_json(), sort_keys=True)
     if train_source.rewards.model is not None:
         digests["reward_model_weights"] = train_source.rewards.model.digest()
+    if projector is not None:
+        digests["projector"] = projector_digest(projector)
     fingerprint = fingerprint_of(options, digests)
     writer = ScalarWriter(tensorboard_dir)
     try:

@@ -12,6 +12,7 @@ from paceline.policies.feature_scaling import FeatureScaling
 from paceline.policies.heads import make_head
 from paceline.policies.input_layers import AttentionPool, input_layer
 from paceline.policies.inputs import ATTENTION
+from paceline.policies.shared_projection import SharedLinear, SharedProjector
 from paceline.policies.spec import PolicySpec
 from paceline.policies.stacked import StackedLinear
 
@@ -32,15 +33,21 @@ class PolicyNetwork(nn.Module):
         generator: torch.Generator,
         reduced: int | None = None,
         image_columns: int | None = None,
+        projector: SharedProjector | None = None,
     ) -> None:
         """Args:
         reduced: image and question features each go through a learned projection to this many numbers.
         image_columns: how many columns of a batch are of the image; needed where these are packed tokens.
+        projector: the model's own, to begin the image projection with.
         """
         super().__init__()
         self.spec, self.dropout = spec, dropout
         members, hidden = spec.members, spec.hidden
-        self.image = input_layer(members, spec.image_width, hidden, reduced, generator)
+        self.image = (
+            input_layer(members, spec.image_width, hidden, reduced, generator)
+            if projector is None
+            else SharedLinear(members, projector, hidden, generator)
+        )
         self.question = input_layer(members, spec.question_width, hidden, reduced, generator)
         self.image_columns = spec.image_width if image_columns is None else image_columns
         self.image_pool, self.question_pool = (
