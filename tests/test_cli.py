@@ -276,6 +276,10 @@ def test_every_command_translates_errors(
         "profile": ("paceline.profiling.sweep.profile", [*PROFILE[1:], "--out", tmp_path]),
         "import": ("paceline.outcomes.importers.importing.import_outcomes", [outcomes, "--out", tmp_path]),
         "train": ("paceline.learning.train.train_controller_policy", [outcomes, "--out", tmp_path]),
+        "reward-model": (
+            "paceline.learning.reward_examples.read_reward_examples",
+            [image, "--out", tmp_path],
+        ),
         "evaluate": ("paceline.evaluation.evaluate.evaluate_controller", [controller, outcomes]),
         "compare": ("paceline.evaluation.compare.compare", [outcomes]),
         "calibrate": ("paceline.runtime.adaptive.measure_machine", [controller, "fake"]),

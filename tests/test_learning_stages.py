@@ -51,10 +51,10 @@ def make_trainer(options: TrainOptions) -> Trainer:
         price_high=ranges.price_high if reads_price else None,
     )
     scaling = feature_scaling(train.features)
-    sources = [GroupSource(part, spec, table.space, options, scaling) for part in (train, validation)]
+    source, other = (GroupSource(part, spec, table.space, options, scaling) for part in (train, validation))
     generator = torch.Generator().manual_seed(options.seed)
     network = PolicyNetwork(spec, table.space, dropout=0.0, generator=generator)
-    return Trainer(network, *sources, ranges, options, generator)
+    return Trainer(network, source, other, ranges, options, generator)
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "grpo_scratch"])
@@ -72,7 +72,8 @@ def test_without_relabelling_every_sample_keeps_its_context(algorithm):
         assert torch.equal(first.codes[0], first.codes[1]) != options.relabel  # members share the context
     first, _, other_seed = drawn.values()
     assert not torch.equal(first.codes, other_seed.codes)
-    assert first.rewards[0].unique(dim=0).shape[0] > 60  # each sample its own context
+    seen = torch.cat([first.codes[0], first.rewards[0]], dim=-1)
+    assert seen.unique(dim=0).shape[0] > 60  # each sample its own context
 
 
 def test_without_relabelling_one_order_of_samples_is_as_good_as_another():

@@ -326,11 +326,11 @@ def test_published_rewards_of_groups(version):
         if version == "v1":
             expected = reward_v1(accuracy, latency / 1000, budget / 1000, params)
         else:
-            expected = reward_v2(accuracy, latency, budget, source.complexity, params)
+            expected = reward_v2(accuracy, latency, budget, source.rewards.complexity, params)
         torch.testing.assert_close(groups.rewards[row], expected - price * latency / full)
     assert groups.feasible.all()
-    assert source.complexity[-1].item() == pytest.approx(1.0)
-    assert table.space.size == len(source.complexity)
+    assert source.rewards.complexity[-1].item() == pytest.approx(1.0)
+    assert table.space.size == len(source.rewards.complexity)
 
 
 def test_untested_cells_are_never_feasible_and_never_a_target():

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -8,13 +9,21 @@ from hypothesis import strategies as st
 
 from paceline.errors import TrainError
 from paceline.knobs import SEED_SPACE, Knob, KnobSpace
+from paceline.learning.dataset import feature_scaling, training_problems
+from paceline.learning.group_rewards import Baseline
+from paceline.learning.groups import GroupSource
+from paceline.learning.options import TrainOptions
+from paceline.learning.train import train_controller_policy
 from paceline.rewards import (
     RewardParams,
     configuration_complexity,
     masked_accuracy_reward,
+    option_shares,
+    relative_accuracy,
     reward_v1,
     reward_v2,
 )
+from test_learning_train import SMALL, make_latency, make_source, make_table
 
 PARAMS = RewardParams()
 
@@ -142,3 +151,153 @@ def test_complexity_by_hand():
     np.testing.assert_allclose(configuration_complexity(SEED_SPACE, actions), expected)
     router = KnobSpace((Knob(name="model", options=("small", "large")), Knob(name="k", options=(0, 1))))
     np.testing.assert_allclose(configuration_complexity(router, np.arange(4)), [0.5, 0.75, 0.75, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "baseline", "headroom", "expected"),
+    [
+        (0.8, 0.6, 0.0, 0.5),
+        (0.6, 0.6, 0.0, 0.0),
+        (0.0, 0.5, 0.0, -1.0),
+        (1.0, 0.99, 0.0, 1.0),
+        (0.0, 1.0, 0.0, -1e6),  # as published: one wrong answer outweighs everything
+        (1.0, 1.0, 0.0, 0.0),
+        (0.0, 1.0, 0.1, -10.0),
+        (1.0, 0.95, 0.1, 0.5),
+        (0.8, 0.6, 0.1, 0.5),  # a headroom below 1 - baseline changes nothing
+    ],
+)
+def test_relative_accuracy_by_hand(accuracy, baseline, headroom, expected):
+    assert relative_accuracy(accuracy, baseline, headroom) == pytest.approx(expected, abs=1e-3)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1))
+def test_relative_accuracy_is_the_published_formula_bounded(accuracy, baseline, headroom):
+    published = (accuracy - baseline) / (1 - baseline + 1e-6)
+    assert relative_accuracy(accuracy, baseline) == pytest.approx(published, rel=1e-6, abs=1e-9)
+    bounded = relative_accuracy(accuracy, baseline, headroom)
+    assert -1 / headroom <= bounded <= 1
+    assert bounded * published >= 0
+    assert abs(bounded) <= abs(published) + 1e-9
+
+
+def baseline_source(**changes):
+    options = TrainOptions(reward="v2", mask_infeasible=False, **changes)
+    source, table = make_source(options)
+    return source, table.split_rows("train")
+
+
+def published_v2(source, row, budget, baseline, headroom=0.1):
+    return reward_v2(
+        source.accuracy[row],
+        source.mean_ms[row],
+        budget,
+        source.rewards.complexity,
+        PARAMS,
+        baseline,
+        headroom,
+    )
+
+
+def test_baseline_full_of_a_split_is_its_mean_accuracy():
+    source, train = baseline_source(baseline="full")
+    groups = source.groups(torch.tensor([0, 3]), torch.tensor([6.0, 9.0]), torch.zeros(2))
+    mean = float(train.accuracy[:, -1].mean())
+    for place, (row, budget) in enumerate([(0, 6.0), (3, 9.0)]):
+        torch.testing.assert_close(groups.rewards[place], published_v2(source, row, budget, mean))
+
+
+def test_baseline_full_of_a_sample_is_its_own_accuracy():
+    source, train = baseline_source(baseline="full", baseline_scope="sample", baseline_headroom=0.25)
+    rows = [int(np.flatnonzero(train.accuracy[:, -1] == value)[0]) for value in (0.0, 1.0)]
+    groups = source.groups(torch.tensor(rows), torch.tensor([6.0, 6.0]), torch.zeros(2))
+    torch.testing.assert_close(groups.rewards[0], published_v2(source, rows[0], 6.0, 0.0))
+    torch.testing.assert_close(groups.rewards[1], published_v2(source, rows[1], 6.0, 1.0, 0.25))
+    assert groups.rewards[1].min() > -60  # one published 1e-6 would make it -1e6
+
+
+def test_baseline_best_static_is_the_most_accurate_within_the_budget():
+    source, _ = baseline_source(baseline="best_static")
+    train, _ = training_problems(make_table(), make_latency())
+    accuracy, upper = train.accuracy.mean(axis=0), train.upper_ms.mean(axis=0)
+    for budget in (*np.quantile(upper, [0.0, 0.3, 0.6, 1.0]) + 1e-3, upper.min() / 2):
+        within = upper <= budget if (upper <= budget).any() else upper == upper.min()
+        best = accuracy[within].max()
+        groups = source.groups(torch.tensor([5]), torch.tensor([budget]).float(), torch.zeros(1))
+        torch.testing.assert_close(
+            groups.rewards[0],
+            published_v2(source, 5, torch.tensor(budget).float(), best),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_baseline_best_static_of_a_sample():
+    train, _ = training_problems(make_table(), make_latency())
+    full = np.arange(27) == 26
+    options = TrainOptions(reward="v2", baseline="best_static", baseline_scope="sample")
+    baseline = Baseline(train, full, options)
+    limit = torch.tensor([[7.0], [12.0]])
+    columns = baseline.within(limit)
+    accuracy = torch.from_numpy(train.accuracy[:2])
+    torch.testing.assert_close(baseline.accuracy(accuracy, limit), accuracy.gather(1, columns))
+    assert columns[0] != columns[1]
+
+
+def test_a_baseline_changes_the_weight_of_samples_not_their_order():
+    plain, _ = baseline_source()
+    relative, _ = baseline_source(baseline="full", baseline_scope="sample")
+    rows, budget, price = torch.arange(40), torch.full((40,), 8.0), torch.zeros(40)
+    gain = relative.groups(rows, budget, price).rewards - plain.groups(rows, budget, price).rewards
+    accuracy = plain.accuracy[rows]
+    for row in range(40):  # the difference depends on a sample's accuracy only, and rises with it
+        right, wrong = gain[row][accuracy[row] == 1], gain[row][accuracy[row] == 0]
+        for part in (right, wrong):
+            assert len(part) == 0 or float(part.max() - part.min()) < 1e-4
+        assert len(right) == 0 or len(wrong) == 0 or right.min() >= wrong.max() - 1e-4
+
+
+def test_a_sample_without_its_baseline_is_refused():
+    table = without_action_of_one(26)
+    train, _ = training_problems(table, make_latency())
+    options = TrainOptions(reward="v2", baseline="full", baseline_scope="sample")
+    source, _ = make_source(TrainOptions())
+    with pytest.raises(TrainError, match="1 samples have no outcome under 'full'; .*baseline_scope='split'"):
+        GroupSource(train, source.spec, table.space, options, feature_scaling(train.features))
+    split = dataclasses.replace(options, baseline_scope="split")
+    GroupSource(train, source.spec, table.space, split, feature_scaling(train.features))
+
+
+def without_action_of_one(column):
+    table = make_table()
+    accuracy = table.accuracy.copy()
+    accuracy[np.flatnonzero(table.split == "train")[0], column] = np.nan
+    return dataclasses.replace(table, accuracy=accuracy)
+
+
+@pytest.mark.parametrize("scope", ["split", "sample"])
+def test_a_policy_is_learned_relative_to_a_baseline(scope):
+    options = dataclasses.replace(SMALL, reward="v2", baseline="best_static", baseline_scope=scope)
+    trained = train_controller_policy(make_table(), make_latency(), options)
+    assert trained.facts["options"]["baseline"] == "best_static"
+    assert all(math.isfinite(entry["loss"]) for entry in trained.history)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": "v2", "baseline": "cheapest"}, "baseline: got 'cheapest', expected one of"),
+        ({"reward": "v2", "baseline_scope": "row"}, "baseline_scope: got 'row'"),
+        ({"baseline_headroom": 0.0}, "baseline_headroom: got 0.0, expected a number above 0"),
+        ({"baseline": "full"}, "baseline: got 'full' with reward 'masked', expected reward 'v2'"),
+        ({"baseline": "full", "reward": "v1"}, "with reward 'v1', expected reward 'v2'"),
+    ],
+)
+def test_baseline_options_are_validated(changes, message):
+    with pytest.raises(TrainError, match=message):
+        TrainOptions(**changes)
+
+
+def test_shares_by_hand():
+    actions = SEED_SPACE.actions([{"max_crops": 6, "top_k": 8, "num_active_blocks": 12}])
+    np.testing.assert_allclose(option_shares(SEED_SPACE, actions), [[0.5, 0.25, 0.75]])

@@ -32,7 +32,8 @@ class RewardParams:
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma", "delta", "epsilon"):
             value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value < 0:
                 raise TrainError(
                     f"reward parameter {name}: got {value!r}, expected a finite number of at least 0"
                 )
@@ -62,16 +63,17 @@ def reward_v2(
     complexity: Array,
     params: RewardParams,
     baseline_accuracy: Array | None = None,
+    least_headroom: float = 0.0,
 ) -> Array:
     """alpha a' - beta sigmoid(10 (r - 1)) - gamma max(0, r - 1)^2 - epsilon c + delta max(0, 1 - r), r = l / b.
 
-    a' is the accuracy, or (a - baseline) / (1 - baseline) when a baseline is given; `complexity` c is in [0, 1]
+    a' is the accuracy, or `relative_accuracy` when a baseline is given; `complexity` c is in [0, 1]
     (see `configuration_complexity`). Any one unit of time serves. Half of beta is already charged at
     latency = budget.
     """
     gained = accuracy
     if baseline_accuracy is not None:
-        gained = (accuracy - baseline_accuracy) / (1.0 - baseline_accuracy + _TINY)
+        gained = relative_accuracy(accuracy, baseline_accuracy, least_headroom)
     soft = 1.0 / (1.0 + math.e ** (_SHARPNESS * (1.0 - latency / (budget + _TINY))))
     ratio = latency / budget
     return (
@@ -81,6 +83,20 @@ def reward_v2(
         - params.epsilon * complexity
         + params.delta * _positive(1.0 - ratio)
     )
+
+
+def relative_accuracy(accuracy: Array, baseline: Array, least_headroom: float = 0.0) -> Array:
+    """(a - baseline) / (max(1 - baseline, least_headroom) + 1e-6): the share of what the baseline left to gain.
+
+    With `least_headroom` 0 this is the published formula, in which an answer that is worse than a perfect baseline
+    counts -1e6. A headroom of h > 0 changes nothing where the baseline is at most 1 - h, and bounds the value by
+    -1 / h from below elsewhere.
+
+    >>> round(relative_accuracy(0.9, 0.8), 3), round(relative_accuracy(0.0, 1.0, least_headroom=0.1), 3)
+    (0.5, -10.0)
+    """
+    headroom = least_headroom + _positive(1.0 - baseline - least_headroom)
+    return (accuracy - baseline) / (headroom + _TINY)
 
 
 def masked_accuracy_reward(
@@ -104,9 +120,18 @@ def masked_accuracy_reward(
 
 
 def configuration_complexity(space: KnobSpace, actions: np.ndarray) -> np.ndarray:
-    """Mean over knobs of option / largest option, in (0, 1]: float64 (actions,). The c of `reward_v2`.
+    """Mean over knobs of option / largest option, in (0, 1]: float64 (actions,). The c of `reward_v2`."""
+    return option_shares(space, actions).mean(axis=1)
+
+
+def option_shares(space: KnobSpace, actions: np.ndarray) -> np.ndarray:
+    """Option / largest option of every knob, in (0, 1]: float64 (actions, knobs).
 
     A knob whose options are not all positive numbers counts by rank: (index + 1) / number of options.
+
+    >>> knobs = [{"name": "top_k", "options": [8, 32]}, {"name": "model", "options": ["small", "large"]}]
+    >>> option_shares(KnobSpace.from_json(knobs), np.array([0, 3])).tolist()
+    [[0.25, 0.5], [1.0, 1.0]]
     """
     indices = space.option_indices(actions)
     shares = []
@@ -114,7 +139,7 @@ def configuration_complexity(space: KnobSpace, actions: np.ndarray) -> np.ndarra
         numeric = all(isinstance(option, int | float) and option > 0 for option in knob.options)
         values = np.array(knob.options if numeric else range(1, len(knob.options) + 1), dtype=np.float64)
         shares.append((values / values.max())[indices[:, column]])
-    return np.mean(shares, axis=0)
+    return np.stack(shares, axis=1)
 
 
 def _positive(x: Array) -> Array:

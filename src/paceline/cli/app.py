@@ -26,7 +26,18 @@ _USER_ERRNOS = _DISK_FULL | {
 }
 """What the file system may answer because of a path that the user gave; anything else is a bug of ours."""
 
-COMMANDS = ("knobs", "profile", "import", "train", "evaluate", "compare", "calibrate", "decide", "demo")
+COMMANDS = (
+    "knobs",
+    "profile",
+    "import",
+    "train",
+    "reward-model",
+    "evaluate",
+    "compare",
+    "calibrate",
+    "decide",
+    "demo",
+)
 
 
 class Edge(TyperGroup):
@@ -86,7 +97,7 @@ def _options(
 
 
 for _name in COMMANDS:
-    _module = importlib.import_module(f"paceline.cli.{_name}_command")
+    _module = importlib.import_module(f"paceline.cli.{_name.replace('-', '_')}_command")
     app.command(_name)(_module.run)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.training_settings import SettingsOption, with_settings
 
 OutcomesArgument = Annotated[
     Path, typer.Argument(metavar="OUTCOMES", help="Outcomes directory of paceline profile.")
@@ -20,7 +21,7 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
     algorithm: Annotated[
-        str, typer.Option(help="grpo, grpo_scratch, supervised or outcome (docs/learners.md).")
+        str, typer.Option(help="grpo, grpo_scratch, ppo, dpo, supervised or outcome (docs/learners.md).")
     ] = "grpo",
     head: Annotated[
         str,
@@ -29,18 +30,31 @@ def run(
     score_untested: Annotated[
         bool, typer.Option(help="Decide among untested configurations too (embedding, independent).")
     ] = False,
-    reward: Annotated[str, typer.Option(help="masked, v1 or v2.")] = "masked",
+    reward: Annotated[str, typer.Option(help="masked, v1, v2 or learned.")] = "masked",
+    baseline: Annotated[
+        str,
+        typer.Option(help="Of v2: count accuracy relative to full's or best_static's; none: as it is."),
+    ] = "none",
+    reward_model: Annotated[
+        Path | None, typer.Option(help="Of --reward learned: directory of paceline reward-model.")
+    ] = None,
     group_size: Annotated[
         int | None,
         typer.Option(
-            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch."
+            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch and ppo."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
+    settings: SettingsOption = None,
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 (mixed precision).")] = "float32",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option(help="Compute hidden activations twice rather than keep them.")
+    ] = False,
     checkpoints: Annotated[
         Path | None, typer.Option(help="Directory from which an interrupted run goes on.")
     ] = None,
@@ -60,11 +74,17 @@ def run(
         head=head,
         score_untested=score_untested,
         reward=reward,
+        baseline=baseline,
+        reward_model=None if reward_model is None else str(reward_model),
         group_size=group_size,
         seed=seed,
+        device=device,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
     )
     if epochs is not None:
         options = replace(options, epochs=epochs)
+    options = with_settings(options, settings or [])
     check_writable(out, checkpoints, tensorboard)
     one_thread()
     with Bar() as bar:

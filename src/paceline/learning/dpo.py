@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paceline.learning.groups import Groups
 from paceline.learning.losses import masked_log_softmax, mean_over
-from paceline.learning.objectives import Metrics
+from paceline.learning.objectives import Metrics, draw_actions
 from paceline.learning.options import TrainOptions
 
 
@@ -38,9 +38,8 @@ def draw_pairs(
     """
     possible = groups.feasible.any(dim=-1)
     even = torch.where(possible.unsqueeze(-1), groups.feasible, True).float()
-    flat = even.reshape(-1, even.shape[-1])
-    drawn = torch.multinomial(flat, 2 * options.dpo_pairs, replacement=True, generator=generator)
-    first, second = drawn.reshape(*possible.shape, 2, options.dpo_pairs).unbind(dim=-2)
+    drawn = draw_actions(even.log(), 2 * options.dpo_pairs, generator)
+    first, second = drawn.unflatten(-1, (2, options.dpo_pairs)).unbind(dim=-2)
     gap = groups.rewards.gather(-1, first) - groups.rewards.gather(-1, second)
     preferred, other = torch.where(gap >= 0, first, second), torch.where(gap >= 0, second, first)
     counted = (gap.abs() > options.tie_break) & possible.unsqueeze(-1)

@@ -1,6 +1,5 @@
 """Groups to learn from: samples under contexts, with the reward of every tested configuration."""
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +10,12 @@ from torch import Tensor
 from paceline.knobs import KnobSpace
 from paceline.learning.contexts import ContextRanges, sample_contexts
 from paceline.learning.dataset import DecisionProblem
+from paceline.learning.group_rewards import GroupRewards
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import TrainPreparation
 from paceline.policies.context_code import encode_context
 from paceline.policies.network import standardise
 from paceline.policies.spec import PolicySpec
-from paceline.rewards import configuration_complexity, masked_accuracy_reward, reward_v1, reward_v2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,8 +51,7 @@ class GroupSource:
         self.tested = torch.from_numpy(problem.tested)
         self.mean_ms = torch.from_numpy(problem.mean_ms)
         self.upper_ms = torch.from_numpy(problem.upper_ms)
-        complexity = configuration_complexity(space, np.array(spec.actions, dtype=np.int64))
-        self.complexity = torch.from_numpy(complexity).float()
+        self.rewards = GroupRewards(problem, spec, space, options)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -111,19 +109,3 @@ class GroupSource:
     ) -> Float[Tensor, "*group code"]:
         """Contexts as the network sees them."""
         return torch.from_numpy(encode_context(self.spec, budget_ms.numpy(), price.numpy()))
-
-    def rewards(self, accuracy: Tensor, mean_ms: Tensor, budget: Tensor, price: Tensor) -> Tensor:
-        """Rewards (..., action) of outcomes under contexts (..., 1).
-
-        The published rewards need a budget: without a limit they take the full configuration's latency, and
-        the price of time is charged on top. v1's weights are for seconds.
-        """
-        options, full_ms = self.options, self.spec.full_latency_ms
-        if options.reward == "masked":
-            reward, _ = masked_accuracy_reward(accuracy, mean_ms, budget, full_ms, price, options.tie_break)
-            return reward
-        limit = torch.where(budget < math.inf, budget, full_ms)
-        charge = price * mean_ms / full_ms
-        if options.reward == "v1":
-            return reward_v1(accuracy, mean_ms / 1000.0, limit / 1000.0, options.reward_params) - charge
-        return reward_v2(accuracy, mean_ms, limit, self.complexity, options.reward_params) - charge

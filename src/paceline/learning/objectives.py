@@ -115,9 +115,9 @@ def draw_actions(
     log_prob: Float[Tensor, "*group action"], size: int, generator: torch.Generator
 ) -> Int[Tensor, "*group draw"]:
     """`size` independent actions per group, with replacement."""
-    flat = log_prob.exp().reshape(-1, log_prob.shape[-1])
+    flat = log_prob.exp().reshape(-1, log_prob.shape[-1]).to(generator.device)
     drawn = torch.multinomial(flat, size, replacement=True, generator=generator)
-    return drawn.reshape(*log_prob.shape[:-1], size)
+    return drawn.reshape(*log_prob.shape[:-1], size).to(log_prob.device)
 
 
 def grpo_objective(

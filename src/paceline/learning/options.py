@@ -1,11 +1,12 @@
 """What a user can turn about training, validated."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from paceline.errors import TrainError
+from paceline.learning.checks import check_number as _check_number
+from paceline.learning.checks import check_whole as _check_whole
 from paceline.policies.spec import HEADS, UNTESTED_HEADS
 from paceline.rewards import RewardParams
 
@@ -24,7 +25,11 @@ DRAWN = {"grpo_scratch": 8, "ppo": 8}
 KL_WEIGHT = {"grpo": 0.15}
 """Algorithm -> weight of the KL where the options do not say; others have none."""
 KL_REFERENCES = ("start", "previous")
-REWARDS = ("masked", "v1", "v2")
+DEVICES = ("cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
+REWARDS = ("masked", "v1", "v2", "learned")
+BASELINES = ("none", "full", "best_static")
+BASELINE_SCOPES = ("split", "sample")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +76,13 @@ class TrainOptions:
     dpo_beta: float = 0.5  # how much a log-ratio to the reference counts in the log-odds of a preference
     dpo_pairs: int = 16  # pairs drawn per group
 
-    reward: str = "masked"  # accuracy - price * time under a feasibility mask; "v1", "v2": as published
+    # Accuracy - price * time under a feasibility mask; "v1", "v2": published; "learned".
+    reward: str = "masked"
     reward_params: RewardParams = field(default_factory=RewardParams)  # of v1 and v2
+    baseline: str = "none"  # of v2: accuracy counts relative to this configuration's; "full", "best_static"
+    baseline_scope: str = "split"  # mean accuracy of the baseline over the split, or of each "sample" its own
+    baseline_headroom: float = 0.1  # 1 - baseline counts as at least this, see `relative_accuracy`
+    reward_model: str | None = None  # of "learned": directory of `paceline reward-model`
     mask_infeasible: bool = True  # keep the policy off configurations whose upper latency exceeds the budget
     tie_break: float = 0.01  # accuracy per full latency, so that equal accuracy goes to the cheaper
     average_share: float = 0.5  # share of contexts without a limit but with a price of time
@@ -83,12 +93,20 @@ class TrainOptions:
 
     checkpoint_every: int = 5  # epochs
 
+    device: str = "cpu"  # "cuda" needs a GPU; tables stay on the CPU
+    precision: str = "float32"  # or "bfloat16": mixed precision, weights and losses stay float32
+    gradient_checkpointing: bool = False  # compute hidden activations twice rather than keep them
+
     def __post_init__(self) -> None:
         for name, allowed in (
             ("algorithm", ALGORITHMS),
             ("head", HEADS),
             ("reward", REWARDS),
             ("kl_reference", KL_REFERENCES),
+            ("device", DEVICES),
+            ("precision", PRECISIONS),
+            ("baseline", BASELINES),
+            ("baseline_scope", BASELINE_SCOPES),
         ):
             if getattr(self, name) not in allowed:
                 raise TrainError(f"{name}: got {getattr(self, name)!r}, expected one of {list(allowed)}")
@@ -129,6 +147,17 @@ class TrainOptions:
         _check_number("dropout", self.dropout, below=1.0)
         for name in ("average_share", "mixed_share"):
             _check_number(name, getattr(self, name), at_most=1.0)
+        _check_number("baseline_headroom", self.baseline_headroom, above=0.0, at_most=1.0)
+        if self.baseline != "none" and self.reward != "v2":
+            raise TrainError(
+                f"baseline: got {self.baseline!r} with reward {self.reward!r}, expected reward 'v2'; "
+                "no other reward counts accuracy relative to a baseline"
+            )
+        if (self.reward == "learned") != (self.reward_model is not None):
+            raise TrainError(
+                f"reward_model: got {self.reward_model!r} with reward {self.reward!r}; expected a directory written "
+                "by paceline reward-model with reward 'learned', and none with any other"
+            )
 
     @property
     def output(self) -> str:
@@ -159,18 +188,3 @@ class TrainOptions:
         if "reward_params" in values:
             values["reward_params"] = RewardParams(**values["reward_params"])
         return cls(**values)
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise TrainError(f"{name}: got {value!r}, expected a whole number of at least {least}")
-
-
-def _check_number(
-    name: str, value: float, *, above: float | None = None, below: float = math.inf, at_most: float = math.inf
-) -> None:
-    low = value > above if above is not None else value >= 0
-    if not (math.isfinite(value) and low and value < below and value <= at_most):
-        bound = f"below {below:g}" if below < math.inf else f"at most {at_most:g}"
-        least = f"above {above:g}" if above is not None else "at least 0"
-        raise TrainError(f"{name}: got {value!r}, expected a number {least} and {bound}")

@@ -82,6 +82,8 @@ def train_controller_policy(
     digests = {"train": train.digest(), "validation": validation.digest()}
     if KEY in table.manifest.options:
         digests[KEY] = json.dumps(preparation.recipe.to_json(), sort_keys=True)
+    if train_source.rewards.model is not None:
+        digests["reward_model_weights"] = train_source.rewards.model.digest()
     fingerprint = fingerprint_of(options, digests)
     writer = ScalarWriter(tensorboard_dir)
     try:
@@ -90,7 +92,7 @@ def train_controller_policy(
         writer.close()
     return TrainedPolicy(
         spec=spec if scored is None else replace(spec, actions=tuple(scored.tolist())),
-        arrays=dict(export_arrays(network, *scaling, scored)),
+        arrays=dict(export_arrays(network.cpu(), *scaling, scored)),
         history=trainer.history,
         facts={
             "algorithm": options.algorithm,

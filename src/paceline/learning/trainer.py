@@ -3,14 +3,16 @@
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from paceline.learning.batch_objective import BatchObjective, batch_objective
 from paceline.learning.checkpoint import (
     Checkpoint,
     read_checkpoint,
@@ -18,19 +20,12 @@ from paceline.learning.checkpoint import (
     without_prefix,
     write_checkpoint,
 )
+from paceline.learning.compute import Compute
 from paceline.learning.contexts import ContextRanges, validation_contexts
-from paceline.learning.dpo import dpo_objective, draw_pairs
 from paceline.learning.groups import Groups, GroupSource
-from paceline.learning.objectives import (
-    Metrics,
-    act,
-    action_logits,
-    grpo_objective,
-    outcome_objective,
-    supervised_objective,
-)
+from paceline.learning.objectives import Metrics
 from paceline.learning.options import TrainOptions
-from paceline.learning.ppo import ValueNetwork, ppo_objective, roll_out
+from paceline.learning.ppo import ValueNetwork
 from paceline.learning.progress import Progress, ScalarWriter
 from paceline.learning.stages import Stage, stages_of
 from paceline.learning.validation import ValidationScore, validate
@@ -56,6 +51,12 @@ class Trainer:
     ) -> None:
         self.network, self.train_source, self.validation_source = network, train, validation
         self.ranges, self.options, self.generator = ranges, options, generator
+        self.compute = Compute(
+            device=options.device,
+            precision=options.precision,
+            gradient_checkpointing=options.gradient_checkpointing,
+        )
+        network.to(options.device)
         self.contexts = validation_contexts(ranges)
         self.stages = stages_of(options)
         self.stage_index = 0
@@ -68,7 +69,8 @@ class Trainer:
         self.value: ValueNetwork | None = None
         if options.algorithm == "ppo":
             inputs = train.features.shape[1] + network.spec.code_width
-            self.value = ValueNetwork(network.spec.members, inputs, network.spec.hidden, generator)
+            value = ValueNetwork(network.spec.members, inputs, network.spec.hidden, generator)
+            self.value = value.to(options.device)
         self.history: list[dict[str, Any]] = []
         self._begin_stage()
 
@@ -151,9 +153,10 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         masks = self.network.draw_masks(groups.features.shape[1], self.generator)
+        groups = self.compute.placed(groups)
         objective, metrics = None, {}
         for _ in range(stage.updates):
-            outputs = self.network(groups.features, groups.codes, masks)
+            outputs = self.compute.outputs(self.network, groups.features, groups.codes, masks)
             if objective is None:  # what is drawn or held is that of the first update
                 objective = self._objective(stage, outputs.detach(), groups, reference)
             loss, metrics = objective(outputs)
@@ -167,40 +170,24 @@ class Trainer:
 
     def _objective(
         self, stage: Stage, outputs: Tensor, groups: Groups, reference: PolicyNetwork | None
-    ) -> Callable[[Tensor], tuple[Tensor, Metrics]]:
-        """The loss of a batch as a function of the network's outputs; `outputs` are those before the updates."""
-        options, generator, spec, value = self.options, self.generator, self.network.spec, self.value
-        known = torch.zeros_like(outputs)
+    ) -> BatchObjective:
+        """The loss of a batch, with what the stage draws or holds for all updates on it."""
+        known, values = None, None
         if reference is not None:
             with torch.no_grad():
-                known = action_logits(spec, reference(groups.features, groups.codes), groups.charge)
-
-        def logits(outputs: Tensor) -> Tensor:
-            return action_logits(spec, outputs, groups.charge)
-
-        if stage.name == "warm":
-            return lambda outputs: outcome_objective(outputs, groups)
-        if stage.name == "supervised":
-            return lambda outputs: supervised_objective(logits(outputs), groups, options)
-        if stage.name == "grpo" and reference is not None:
-            behaviour = act(logits(outputs), known, groups, options, generator)
-            return _counted(
-                behaviour.counts, lambda out: grpo_objective(logits(out), groups, behaviour, options)
-            )
-        if stage.name == "dpo" and reference is not None:
-            pairs = draw_pairs(known, groups, options, generator)
-            return _counted(pairs.counts, lambda out: dpo_objective(logits(out), groups, pairs, options))
-        if stage.name == "ppo" and value is not None:
-            rollout = roll_out(
-                logits(outputs), value(groups.features, groups.codes).detach(), groups, options, generator
-            )
-            return _counted(
-                rollout.counts,
-                lambda out: ppo_objective(
-                    logits(out), value(groups.features, groups.codes), groups, rollout, options
-                ),
-            )
-        raise ValueError(f"stage {stage.name!r} has no objective")
+                known = self.compute.outputs(reference, groups.features, groups.codes)
+        if self.value is not None:
+            values = partial(self.compute.outputs, self.value, groups.features, groups.codes)
+        return batch_objective(
+            stage.name,
+            outputs,
+            groups,
+            self.network.spec,
+            self.options,
+            self.generator,
+            reference=known,
+            values=values,
+        )
 
     def _reference_network(self, stage: Stage) -> PolicyNetwork:
         """The policy that a stage holds on to: the one it started from, or as it is before this epoch."""
@@ -262,18 +249,6 @@ class Trainer:
         self.generator.set_state(tensors["generator"])
         for name, value in checkpoint.state.items():
             setattr(self, name, value)
-
-
-def _counted(
-    counts: Metrics, objective: Callable[[Tensor], tuple[Tensor, Metrics]]
-) -> Callable[[Tensor], tuple[Tensor, Metrics]]:
-    """An objective that reports the counts of its batch too."""
-
-    def with_counts(outputs: Tensor) -> tuple[Tensor, Metrics]:
-        loss, metrics = objective(outputs)
-        return loss, metrics | counts
-
-    return with_counts
 
 
 def clip_members(parameters: list[torch.nn.Parameter], limit: float) -> None:

@@ -26,16 +26,18 @@ def validate(
 ) -> ValidationScore:
     """Score the policy on a split under (budget, price) contexts."""
     reads_price = network.spec.output == "logits"
+    device = next(network.parameters()).device
     totals = [_Total() for _ in contexts]
     for part in row_chunks(len(source), len(network.spec.actions)):
         rows = torch.arange(part.start, part.stop)
-        read = network.read_features(source.features[part].expand(network.spec.members, -1, -1))
+        read = network.read_features(source.features[part].to(device).expand(network.spec.members, -1, -1))
         scores: dict[tuple[float, float], torch.Tensor] = {}
         for total, (budget, price) in zip(totals, contexts, strict=True):
             seen = (budget, price if reads_price else 0.0)
             if seen not in scores:
                 codes = source.codes(*torch.tensor(seen).unsqueeze(-1)).expand(network.spec.members, -1, -1)
-                scores[seen] = network.mean_scores(network.decide(read + network.read_budget(codes)))
+                outputs = network.decide(read + network.read_budget(codes.to(device)))
+                scores[seen] = network.mean_scores(outputs).cpu()
             groups = source.groups(rows, torch.full((len(rows),), budget), torch.full((len(rows),), price))
             logits = scores[seen] if reads_price else scores[seen] - groups.charge / network.spec.temperature
             possible = groups.feasible.any(dim=-1)

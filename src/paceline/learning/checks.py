@@ -1,0 +1,24 @@
+"""Checks of the numbers in options."""
+
+import math
+from typing import Any
+
+from paceline.errors import TrainError
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """TrainError unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise TrainError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+
+
+def check_number(
+    name: str, value: Any, *, above: float | None = None, below: float = math.inf, at_most: float = math.inf
+) -> None:
+    """TrainError unless `value` is finite, at least 0 (or above `above`), below `below` and at most `at_most`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    low = number and (value > above if above is not None else value >= 0)
+    if not (low and math.isfinite(value) and value < below and value <= at_most):
+        bound = f"below {below:g}" if below < math.inf else f"at most {at_most:g}"
+        least = f"above {above:g}" if above is not None else "at least 0"
+        raise TrainError(f"{name}: got {value!r}, expected a number {least} and {bound}")
