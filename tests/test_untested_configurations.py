@@ -164,9 +164,9 @@ def test_what_cannot_be_scored_is_named():
         TrainOptions(score_untested=True)
     arguments = {"members": 1, "hidden": 2, "space": SPACE, "actions": tested, "generator": torch.Generator()}
     with pytest.raises(TrainError, match="'joint' has a logit for each tested configuration"):
-        make_head("joint", **arguments).folded(np.arange(6))
+        make_head("joint", **arguments).exported(np.arange(6))
     with pytest.raises(TrainError, match="'independent' learned nothing of crops 12"):
-        make_head("independent", **arguments).folded(np.arange(6))
+        make_head("independent", **arguments).exported(np.arange(6))
 
 
 def test_workloads_come_from_the_configuration_with_the_same_crops():

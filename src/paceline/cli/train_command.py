@@ -25,10 +25,14 @@ def run(
     ] = "grpo",
     head: Annotated[
         str,
-        typer.Option(help="joint, independent (per knob) or embedding (configurations by their knobs)."),
+        typer.Option(
+            help="joint, independent (per knob), embedding (configurations by their knobs), autoregressive (knob after "
+            "knob) or continuous (a value per knob, rounded)."
+        ),
     ] = "joint",
     score_untested: Annotated[
-        bool, typer.Option(help="Decide among untested configurations too (embedding, independent).")
+        bool,
+        typer.Option(help="Decide among untested configurations too (embedding, independent, continuous)."),
     ] = False,
     reward: Annotated[str, typer.Option(help="masked, v1, v2 or learned.")] = "masked",
     baseline: Annotated[

@@ -7,7 +7,7 @@ from typing import Any
 from paceline.errors import TrainError
 from paceline.learning.checks import check_number as _check_number
 from paceline.learning.checks import check_whole as _check_whole
-from paceline.policies.spec import HEADS, UNTESTED_HEADS
+from paceline.policies.spec import HEADS, KNOBWISE_HEADS, UNTESTED_HEADS
 from paceline.rewards import RewardParams
 
 OUTPUT = {
@@ -43,7 +43,8 @@ class TrainOptions:
     algorithm: str = "grpo"  # of ALGORITHMS
     seed: int = 0
 
-    head: str = "joint"  # "joint", "independent" (per knob) or "embedding" (configurations by their knobs)
+    head: str = "joint"  # "joint", "independent" (per knob), "embedding" (configurations by their knobs),
+    # "autoregressive" (knob after knob) or "continuous" (a value per knob, rounded); see docs/architecture.md
     score_untested: bool = False  # decide among all of the knob space, not only among what was tested
     members: int = 3  # networks trained side by side; their mean score decides
     hidden: int = 128
@@ -114,6 +115,13 @@ class TrainOptions:
             raise TrainError(
                 f"score_untested: head {self.head!r} scores tested configurations only, expected one of "
                 f"{list(UNTESTED_HEADS)}"
+            )
+        if self.head in KNOBWISE_HEADS and self.output != "logits":
+            fitting = [name for name, output in OUTPUT.items() if output == "logits"]
+            raise TrainError(
+                f"head: {self.head!r} gives probabilities of configurations, algorithm {self.algorithm!r} predicts "
+                f"their accuracy; expected one of the algorithms {fitting}, or one of the heads "
+                f"{[head for head in HEADS if head not in KNOBWISE_HEADS]}"
             )
         whole = (
             "members",

@@ -23,7 +23,7 @@ from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.numpy_policy import NumpyPolicy
-from paceline.policies.spec import PolicySpec
+from paceline.policies.spec import KNOBWISE_HEADS, PolicySpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -68,7 +68,7 @@ def train_controller_policy(
     warnings = _warnings(train)
     for warning in warnings:
         progress.message(warning)
-    spec = _spec(table, train, ranges, options)
+    spec = spec_of(table, train, ranges, options)
     generator = torch.Generator().manual_seed(options.seed)
     scored = None
     if options.score_untested or scored_actions is not None:
@@ -109,7 +109,7 @@ def train_controller_policy(
     )
 
 
-def _spec(
+def spec_of(
     table: OutcomeTable, train: DecisionProblem, ranges: ContextRanges, options: TrainOptions
 ) -> PolicySpec:
     means = train.configuration_means(train.mean_ms)
@@ -126,6 +126,7 @@ def _spec(
         actions=tuple(int(action) for action in table.actions),
         temperature=1.0 if reads_price else options.temperature,
         output=options.output,
+        knob_options=table.space.shape if options.head in KNOBWISE_HEADS else None,
         price_low=ranges.price_low if reads_price else None,
         price_high=ranges.price_high if reads_price else None,
     )

@@ -108,7 +108,7 @@ def export_arrays(
     feature_scale: np.ndarray,
     scored_actions: np.ndarray | None = None,
 ) -> Mapping[str, np.ndarray]:
-    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one, heads into one weight.
+    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one.
 
     `scored_actions`: the actions that the arrays are to score instead of the tested ones of `network.spec`; TrainError
     for a head that cannot.
@@ -120,14 +120,12 @@ def export_arrays(
     bias = network.fuse.bias.double()
     for layer, part in zip(layers, parts, strict=True):
         bias = bias + layer.bias.double() @ part
-    head_weight, head_bias = network.head.folded(scored_actions)
     tensors = {
         "input.weight": torch.cat(weights, dim=1),
         "input.bias": bias,
         "fusion.weight": network.fusion.weight,
         "fusion.bias": network.fusion.bias,
-        "head.weight": head_weight,
-        "head.bias": head_bias,
+        **network.head.exported(scored_actions),
     }
     arrays = {name: tensor.detach().float().contiguous().numpy().copy() for name, tensor in tensors.items()}
     return arrays | {"feature_mean": feature_mean.copy(), "feature_scale": feature_scale.copy()}
