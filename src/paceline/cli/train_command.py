@@ -54,6 +54,10 @@ def run(
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    share_projector: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Begin the image projection with this model's own, fixed."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 (mixed precision).")] = "float32",
     gradient_checkpointing: Annotated[
@@ -82,6 +86,7 @@ def run(
         reward_model=None if reward_model is None else str(reward_model),
         group_size=group_size,
         seed=seed,
+        share_projector=share_projector,
         device=device,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,

@@ -96,6 +96,9 @@ class TrainOptions:
 
     device: str = "cpu"  # "cuda" needs a GPU; tables stay on the CPU
     precision: str = "float32"  # or "bfloat16": mixed precision, weights and losses stay float32
+    share_projector: str | None = (
+        None  # model (name or directory) whose projector begins the image projection
+    )
     gradient_checkpointing: bool = False  # compute hidden activations twice rather than keep them
 
     def __post_init__(self) -> None:

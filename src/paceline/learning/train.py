@@ -17,6 +17,7 @@ from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.scored_actions import actions_to_score
+from paceline.learning.sharing import projector_digest, shared_projector
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.preparation import KEY
@@ -73,8 +74,13 @@ def train_controller_policy(
     scored = None
     if options.score_untested or scored_actions is not None:
         scored = actions_to_score(table.space, table.actions, options.head, scored_actions)
-    network = PolicyNetwork(spec, table.space, dropout=options.dropout, generator=generator)
     scaling = feature_scaling(train.features)
+    projector = None
+    if options.share_projector is not None:
+        projector = shared_projector(options.share_projector, table, scaling[1])
+    network = PolicyNetwork(
+        spec, table.space, dropout=options.dropout, generator=generator, projector=projector
+    )
     preparation = train_preparation(split_samples(table, "train"))
     train_source = GroupSource(train, spec, table.space, options, scaling, preparation)
     validation_source = GroupSource(validation, spec, table.space, options, scaling)
@@ -84,6 +90,8 @@ def train_controller_policy(
         digests[KEY] = json.dumps(preparation.recipe.to_json(), sort_keys=True)
     if train_source.rewards.model is not None:
         digests["reward_model_weights"] = train_source.rewards.model.digest()
+    if projector is not None:
+        digests["projector"] = projector_digest(projector)
     fingerprint = fingerprint_of(options, digests)
     writer = ScalarWriter(tensorboard_dir)
     try:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from paceline.knobs import KnobSpace
 from paceline.policies.feature_scaling import FEATURE_LIMIT
 from paceline.policies.heads import make_head
+from paceline.policies.shared_projection import SharedLinear, SharedProjector
 from paceline.policies.spec import PolicySpec
 from paceline.policies.stacked import StackedLinear
 
@@ -22,12 +23,23 @@ class PolicyNetwork(nn.Module):
     """
 
     def __init__(
-        self, spec: PolicySpec, space: KnobSpace, *, dropout: float, generator: torch.Generator
+        self,
+        spec: PolicySpec,
+        space: KnobSpace,
+        *,
+        dropout: float,
+        generator: torch.Generator,
+        projector: SharedProjector | None = None,
     ) -> None:
+        """`projector`: the model's own, to begin the image projection with."""
         super().__init__()
         self.spec, self.dropout = spec, dropout
         members, hidden = spec.members, spec.hidden
-        self.image = StackedLinear(members, spec.image_width, hidden, generator)
+        self.image = (
+            StackedLinear(members, spec.image_width, hidden, generator)
+            if projector is None
+            else SharedLinear(members, projector, hidden, generator)
+        )
         self.question = StackedLinear(members, spec.question_width, hidden, generator)
         self.budget = StackedLinear(members, spec.code_width, hidden, generator)
         self.fuse = StackedLinear(members, 3 * hidden, 2 * hidden, generator)
