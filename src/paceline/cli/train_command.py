@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.training_settings import SettingsOption, with_settings
 
 OutcomesArgument = Annotated[
     Path, typer.Argument(metavar="OUTCOMES", help="Outcomes directory of paceline profile.")
@@ -20,7 +21,7 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
     algorithm: Annotated[
-        str, typer.Option(help="grpo, grpo_scratch, supervised or outcome (docs/learners.md).")
+        str, typer.Option(help="grpo, grpo_scratch, ppo, dpo, supervised or outcome (docs/learners.md).")
     ] = "grpo",
     head: Annotated[
         str,
@@ -44,10 +45,11 @@ def run(
     group_size: Annotated[
         int | None,
         typer.Option(
-            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch."
+            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch and ppo."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
+    settings: SettingsOption = None,
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
@@ -91,6 +93,7 @@ def run(
     )
     if epochs is not None:
         options = replace(options, epochs=epochs)
+    options = with_settings(options, settings or [])
     check_writable(out, checkpoints, tensorboard)
     one_thread()
     with Bar() as bar:
