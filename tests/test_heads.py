@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from command_line import message, run
 from fakes import fake_table
 from paceline.errors import ControllerError, TrainError
 from paceline.evaluation.problem import fit_latency
@@ -16,6 +17,7 @@ from paceline.knobs import Knob, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.options import ALGORITHMS, OUTPUT, TrainOptions
 from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.outcomes.store import write_table
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions
 from paceline.policies.autoregressive_head import AutoregressiveHead
@@ -367,3 +369,22 @@ def test_damaged_head_arrays_are_refused():
     arrays = dict(export_arrays(network, np.zeros(5, np.float32), np.ones(5, np.float32)))
     with pytest.raises(ControllerError, match="policy array head.places"):
         NumpyPolicy(spec, arrays | {"head.places": arrays["head.places"][:2]})
+
+
+def test_the_command_line_hands_heads_on_and_names_what_does_not_go_together(tmp_path, monkeypatch):
+    write_table(tmp_path / "outcomes", fake_table(4, 2, 0))
+    words = ("train", tmp_path / "outcomes", "--out", tmp_path / "c")
+    seen = []
+
+    def stop(table, options, **arguments):
+        seen.append(options)
+        raise TrainError("stopped here")
+
+    monkeypatch.setattr("paceline.workflows.training.train_controller", stop)
+    pair = ("--head", "continuous", "--algorithm", "supervised", "--score-untested")
+    assert "stopped here" in message(run(*words, *pair))
+    assert (seen[0].head, seen[0].algorithm, seen[0].score_untested) == ("continuous", "supervised", True)
+    assert "head: got 'tree', expected one of" in message(run(*words, "--head", "tree"))
+    assert "algorithm 'grpo' predicts their accuracy" in message(run(*words, "--head", "autoregressive"))
+    assert "score_untested: head 'joint' scores tested" in message(run(*words, "--score-untested"))
+    assert len(seen) == 1
