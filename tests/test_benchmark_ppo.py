@@ -13,8 +13,9 @@ from benchmarks.training_scale import growth
 from fakes import fake_table
 from paceline.evaluation.times import fit_latency
 from paceline.learning.contexts import ContextRanges, context_ranges
-from paceline.learning.dataset import feature_scaling, training_problems
+from paceline.learning.dataset import training_problems
 from paceline.learning.groups import GroupSource
+from paceline.learning.inputs import fit_inputs
 from paceline.learning.options import TrainOptions
 from paceline.learning.train import spec_of
 from paceline.outcomes.store import read_table
@@ -30,7 +31,8 @@ def world() -> tuple[GroupSource, ContextRanges]:
     train, _ = training_problems(table, fit_latency(table))
     options, ranges = TrainOptions(algorithm="grpo_scratch"), context_ranges(train)
     spec = spec_of(table, train, ranges, options)
-    return GroupSource(train, spec, table.space, options, feature_scaling(train.features)), ranges
+    inputs = fit_inputs(train.features, table.image_width, table.feature_choice)
+    return GroupSource(train, spec, table.space, options, inputs), ranges
 
 
 def test_requests_pay_what_groups_say(world):

@@ -21,7 +21,9 @@ from paceline.learning.train import train_controller_policy
 from paceline.policies.numpy_policy import NumpyPolicy
 from quick_options import QUICK_REFERENCE
 
-SHORT = TrainOptions(members=1, hidden=32, warm_epochs=10, epochs=3, reference=QUICK_REFERENCE)
+SHORT = TrainOptions(
+    algorithm="grpo_warm", members=1, hidden=32, warm_epochs=10, epochs=3, reference=QUICK_REFERENCE
+)
 CONTEST = ContestOptions(replicates=200)
 
 

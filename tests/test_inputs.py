@@ -383,6 +383,7 @@ def test_features_other_than_those_read_are_refused():
         ({"reduce": "pca:0"}, "reduce: got 'pca:0'"),
         ({"reduce": "svd:4"}, "reduce: got 'svd:4'"),
         ({"reduce": "none:4"}, "reduce: got 'none:4'"),
+        ({"reduce": "pca:2", "share_projector": "tiny"}, "share_projector: got reduce 'pca:2'"),
         ({"budget_encoding": "cubic"}, "budget_encoding: got 'cubic'"),
         ({"budget_form": "class "}, "budget_form: got 'class '"),
         ({"augment": "noise=2"}, "augment: noise is 2.0, expected a number from 0 to 1"),

@@ -29,7 +29,9 @@ from paceline.policies.network import PolicyNetwork
 from paceline.policies.spec import PolicySpec
 from paceline.rewards import RewardParams, reward_v1, reward_v2
 
-SMALL = TrainOptions(hidden=16, members=2, batch_size=64, warm_epochs=4, epochs=3, checkpoint_every=1)
+SMALL = TrainOptions(
+    algorithm="grpo_warm", hidden=16, members=2, batch_size=64, warm_epochs=4, epochs=3, checkpoint_every=1
+)
 
 
 @cache
@@ -106,7 +108,15 @@ def assert_equal_policies(first: TrainedPolicy, second: TrainedPolicy) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"group_size": 4}, {"algorithm": "supervised"}, {"algorithm": "grpo_scratch"}]
+    "changes",
+    [
+        {},
+        {"group_size": 4},
+        {"algorithm": "supervised"},
+        {"algorithm": "grpo_scratch", "kl_weight": 0.1, "kl_reference": "previous", "relabel": False},
+        {"algorithm": "ppo"},
+        {"algorithm": "dpo"},
+    ],
 )
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, changes):
     options = dataclasses.replace(SMALL, **changes)
@@ -170,7 +180,7 @@ def test_progress_reaches_its_total_and_facts_add_up():
 
 def test_best_epoch_is_of_the_smoothed_validation_reward_and_the_warm_start_may_win():
     options = dataclasses.replace(
-        SMALL, epochs=8, policy_learning_rate=3e-2, clip_eps=0.9
+        SMALL, epochs=8, policy_learning_rate=3e-2, clip_eps_low=0.9, clip_eps_high=0.9
     )  # unstable on purpose
     trained = train_controller_policy(make_table(), make_latency(), options)
     facts = trained.facts
@@ -205,7 +215,10 @@ def chosen_accuracy(trained: TrainedPolicy, budget_ms: float) -> float:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_policies_beat_the_best_static_configuration_by_far(algorithm):
-    options = TrainOptions(algorithm=algorithm, hidden=32, members=1, batch_size=50, warm_epochs=40, epochs=4)
+    warm = 80 if algorithm == "ppo" else 40  # it knows the fewest rewards per update and is the slowest
+    options = TrainOptions(
+        algorithm=algorithm, hidden=32, members=1, batch_size=50, warm_epochs=warm, epochs=4
+    )
     trained = train_controller_policy(make_table(), make_latency(), options)
     table = make_table().split_rows("test")
     budget = 9.0
@@ -225,7 +238,9 @@ def test_outcome_head_learns_probabilities():
 
 
 def test_published_reward_slides_to_cheaper_configurations():
-    options = TrainOptions(hidden=16, members=1, batch_size=50, warm_epochs=6, epochs=8, kl_weight=0.0)
+    options = TrainOptions(
+        algorithm="grpo_warm", hidden=16, members=1, batch_size=50, warm_epochs=6, epochs=8, kl_weight=0.0
+    )
     slide = RewardParams(delta=3.0)
 
     def mean_latency(trained: TrainedPolicy) -> float:
@@ -242,7 +257,7 @@ def test_published_reward_slides_to_cheaper_configurations():
 
 
 def make_trainer() -> Trainer:
-    options = TrainOptions(members=1, hidden=4, warm_epochs=3, epochs=2)
+    options = TrainOptions(algorithm="grpo_warm", members=1, hidden=4, warm_epochs=3, epochs=2)
     source, table = make_source(options)
     train, _ = training_problems(make_table(), make_latency())
     generator = torch.Generator().manual_seed(0)
@@ -313,7 +328,7 @@ def work_of(table: OutcomeTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_published_rewards_of_groups(version):
-    source, table = make_source(TrainOptions(reward=version, mask_infeasible=False))
+    source, table = make_source(TrainOptions(algorithm="grpo_warm", reward=version, mask_infeasible=False))
     groups = source.groups(torch.tensor([0, 0]), torch.tensor([6.0, math.inf]), torch.tensor([0.0, 0.25]))
     accuracy, latency, full = source.accuracy[0], source.mean_ms[0], source.spec.full_latency_ms
     params = RewardParams()
@@ -461,6 +476,14 @@ def test_tensorboard_writes_curves(tmp_path):
         ({"reward": "v3"}, "reward: got 'v3'"),
         ({"members": 0}, "members: got 0, expected a whole number of at least 1"),
         ({"group_size": 1}, "group_size: got 1, expected a whole number of at least 2"),
+        ({"clip_eps_low": 1.5}, "clip_eps_low: got 1.5, expected a number above 0 and at most 1"),
+        ({"clip_eps_high": 0.0}, "clip_eps_high: got 0.0, expected a number above 0"),
+        ({"kl_weight": -0.1}, "kl_weight: got -0.1"),
+        ({"kl_reference": "best"}, "kl_reference: got 'best', expected one of"),
+        ({"relabel": "no"}, "relabel: got 'no', expected true or false"),
+        ({"dpo_beta": 0.0}, "dpo_beta: got 0.0"),
+        ({"dpo_pairs": 0}, "dpo_pairs: got 0"),
+        ({"mixed_share": 2.0}, "mixed_share: got 2.0"),
         ({"temperature": 0.0}, "temperature: got 0.0, expected a number above 0"),
         ({"learning_rate": float("nan")}, "learning_rate: got nan"),
         ({"dropout": 1.0}, "dropout: got 1.0, expected a number at least 0 and below 1"),
@@ -475,7 +498,9 @@ def test_options_are_validated(changes, message):
 
 
 def test_options_round_trip_and_refuse_unknown_names():
-    options = TrainOptions(reward="v1", reward_params=RewardParams(alpha=2.0), group_size=8)
+    options = TrainOptions(
+        algorithm="grpo_warm", reward="v1", reward_params=RewardParams(alpha=2.0), group_size=8
+    )
     assert TrainOptions.from_json(options.to_json()) == options
     with pytest.raises(TrainError, match=r"got unknown \['learning_rat'\]"):
         TrainOptions.from_json({"learning_rat": 1.0})

@@ -26,10 +26,11 @@ from paceline.learning.train import train_controller_policy
 from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes import chunks, mapped
 from paceline.outcomes.chunks import cell_array, row_chunks
+from paceline.outcomes.files import exclusive
 from paceline.outcomes.store import read_table, write_table
 from paceline.outcomes.table import CELL_FIELDS, OutcomeTable
 
-SMALL = TrainOptions(hidden=16, members=2, batch_size=64, warm_epochs=2, epochs=1)
+SMALL = TrainOptions(algorithm="grpo_warm", hidden=16, members=2, batch_size=64, warm_epochs=2, epochs=1)
 
 
 @pytest.fixture
@@ -150,6 +151,28 @@ def test_a_full_disk_is_told_before_anything_is_written(directory, monkeypatch):
     monkeypatch.setattr(mapped, "MAPPED_ROWS", 1)
     with pytest.raises(OutcomesError, match="no room for"):
         read_table(directory)
+    assert not list(directory.glob(".cells*"))
+
+
+def test_what_a_killed_process_left_is_cleared_away(directory, monkeypatch):
+    for name in ("left", "held"):
+        (directory / f".cells.{name}.tmp").mkdir()
+        (directory / f".cells.{name}.tmp" / "accuracy.npy").write_bytes(b"half")
+    monkeypatch.setattr(mapped, "MAPPED_ROWS", 1)
+    with exclusive(directory / ".cells.held.tmp"):  # as a process does that is still at work
+        read_table(directory)
+    assert sorted(path.name for path in directory.glob(".cells*")) == [".cells", ".cells.held.tmp"]
+
+
+def test_a_process_that_was_slower_keeps_its_own(directory, monkeypatch):
+    in_memory = read_table(directory)
+    monkeypatch.setattr(mapped, "MAPPED_ROWS", 1)
+
+    def refused(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(mapped.os, "replace", refused)
+    assert_equal_cells(in_memory, read_table(directory))
     assert not list(directory.glob(".cells*"))
 
 

@@ -164,12 +164,12 @@ def test_what_cannot_be_scored_is_named():
     with pytest.raises(TrainError, match="scored_actions: got 20001 configurations"):
         actions_to_score(large, tested, "embedding", np.arange(MOST_SCORED + 1))
     with pytest.raises(TrainError, match="score_untested: head 'joint' scores tested configurations only"):
-        TrainOptions(score_untested=True)
+        TrainOptions(algorithm="grpo_warm", score_untested=True)
     arguments = {"members": 1, "hidden": 2, "space": SPACE, "actions": tested, "generator": torch.Generator()}
     with pytest.raises(TrainError, match="'joint' has a logit for each tested configuration"):
-        make_head("joint", **arguments).folded(np.arange(6))
+        make_head("joint", **arguments).exported(np.arange(6))
     with pytest.raises(TrainError, match="'independent' learned nothing of crops 12"):
-        make_head("independent", **arguments).folded(np.arange(6))
+        make_head("independent", **arguments).exported(np.arange(6))
 
 
 def test_workloads_come_from_the_configuration_with_the_same_crops():
@@ -280,6 +280,6 @@ def test_named_actions_are_scored_and_training_does_not_depend_on_them():
 
 @pytest.mark.parametrize("head", ["embedding", "independent"])
 def test_every_head_for_untested_configurations_trains_with_grpo(head):
-    options = dataclasses.replace(OPTIONS, head=head, algorithm="grpo", warm_epochs=2, epochs=1)
+    options = dataclasses.replace(OPTIONS, head=head, algorithm="grpo_warm", warm_epochs=2, epochs=1)
     made = train_controller_policy(narrow_table(), fit_latency(narrow_table()), options)
     assert made.spec.actions == tuple(range(27))

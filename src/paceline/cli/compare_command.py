@@ -8,6 +8,7 @@ import typer
 from paceline.cli.evaluate_command import ReplicatesOption, ReportOption
 from paceline.cli.output import AsJson, check_writable, emit, to_json
 from paceline.cli.train_command import OutcomesArgument
+from paceline.cli.training_settings import SettingsOption, with_settings
 
 
 def run(
@@ -15,16 +16,20 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")] = None,
     report: ReportOption = None,
     learners: Annotated[
-        str, typer.Option(
+        str,
+        typer.Option(
             "--learners", "--algorithms", help="Names separated by commas, or all (docs/learners.md)."
-        )
+        ),
     ] = "grpo,supervised",
     cross_validate: Annotated[
         str | None,
-        typer.Option(help="Judge by folds: their number, fold (as imported by --split) or dataset (leave one out)."),
+        typer.Option(
+            help="Judge by folds: their number, fold (as imported by --split) or dataset (leave one out)."
+        ),
     ] = None,
     processes: Annotated[int, typer.Option(help="Learners trained at the same time.")] = 1,
     seeds: Annotated[int, typer.Option(help="Runs of every learner, for the spread over seeds.")] = 1,
+    settings: SettingsOption = None,
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
@@ -49,7 +54,7 @@ def run(
         import_matplotlib()
     options = CompareOptions(
         learners=parse_learners(learners),
-        train=TrainOptions(seed=seed),
+        train=with_settings(TrainOptions(seed=seed), settings or []),
         contest=ContestOptions(violation_rate=violation_rate, replicates=replicates, seed=seed),
         processes=processes,
         seeds=seeds,

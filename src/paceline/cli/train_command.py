@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.training_settings import SettingsOption, with_settings
+
+if TYPE_CHECKING:
+    from paceline.learning.options import TrainOptions
 
 OutcomesArgument = Annotated[
     Path, typer.Argument(metavar="OUTCOMES", help="Outcomes directory of paceline profile.")
@@ -20,14 +24,23 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
     algorithm: Annotated[
-        str, typer.Option(help="grpo, grpo_scratch, supervised or outcome (docs/learners.md).")
-    ] = "grpo",
+        str | None,
+        typer.Option(
+            help="grpo (on a reference policy), grpo_warm, grpo_scratch, ppo, dpo, supervised or outcome "
+            "(docs/learners.md). Default: grpo; where other options ask for what only one network can, the GRPO that "
+            "can."
+        ),
+    ] = None,
     head: Annotated[
         str,
-        typer.Option(help="joint, independent (per knob) or embedding (configurations by their knobs)."),
+        typer.Option(
+            help="joint, independent (per knob), embedding (configurations by their knobs), autoregressive (knob after "
+            "knob) or continuous (a value per knob, rounded)."
+        ),
     ] = "joint",
     score_untested: Annotated[
-        bool, typer.Option(help="Decide among untested configurations too (embedding, independent).")
+        bool,
+        typer.Option(help="Decide among untested configurations too (embedding, independent, continuous)."),
     ] = False,
     reward: Annotated[str, typer.Option(help="masked, v1, v2 or learned.")] = "masked",
     baseline: Annotated[
@@ -40,14 +53,19 @@ def run(
     group_size: Annotated[
         int | None,
         typer.Option(
-            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch."
+            help="Actions drawn per group; 0: all tested ones. Default: 0, and 8 for grpo_scratch and ppo."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
+    settings: SettingsOption = None,
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    share_projector: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Begin the image projection with this model's own, fixed."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 (mixed precision).")] = "float32",
     gradient_checkpointing: Annotated[
@@ -67,8 +85,9 @@ def run(
     from paceline.outcomes.store import read_table
     from paceline.workflows.training import profiled_overview_ms, train_controller
 
+    special = score_untested or reward != "masked" or group_size is not None or share_projector is not None
     options = TrainOptions(
-        algorithm=algorithm,
+        algorithm=algorithm or _able(head, special),
         head=head,
         score_untested=score_untested,
         reward=reward,
@@ -76,12 +95,14 @@ def run(
         reward_model=None if reward_model is None else str(reward_model),
         group_size=group_size,
         seed=seed,
+        share_projector=share_projector,
         device=device,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
     )
     if epochs is not None:
-        options = replace(options, epochs=epochs)
+        options = _with_epochs(options, epochs)
+    options = with_settings(options, settings or [])
     check_writable(out, checkpoints, tensorboard)
     one_thread()
     with Bar() as bar:
@@ -101,3 +122,18 @@ def run(
         f"{facts['seconds']:.0f} s, validation reward {facts['validation_reward']:.4f}"
     )
     emit({"controller": str(out), "facts": facts}, [text], as_json=as_json)
+
+
+def _able(head: str, special: bool) -> str:
+    """The GRPO that can train this head; `special`: with options that the student of a reference policy lacks."""
+    if head in ("autoregressive", "continuous"):
+        return "grpo_scratch"
+    return "grpo_warm" if special or head != "joint" else "grpo"
+
+
+def _with_epochs(options: "TrainOptions", epochs: int) -> "TrainOptions":
+    """Epochs of policy optimisation: of the residual on a reference policy, or of the network."""
+    if options.algorithm != "grpo":
+        return replace(options, epochs=epochs)
+    residual = replace(options.reference.residual, epochs=epochs)
+    return replace(options, reference=replace(options.reference, residual=residual))

@@ -59,19 +59,18 @@ def cross_validate_learners(
             f"evaluation: no sample has an outcome under all {len(table.actions)} configurations; profile more"
         )
     label = fold_labels(table, folds, options.train.seed)
-    grid: Grid | None = None
-    tasks, tests, names, latency = [], [], np.unique(label), None
+    names = np.unique(label)
+    whole = problem_of(table, fit_latency(replace(table, split=np.full(table.samples, "train"))))
+    grid = grid_of(whole, options.contest)
+    tasks, tests = [], []
     for name in names:
         part = replace(table, split=_splits(table, label == name, options.train.seed))
         latency = fit_latency(part, violation_rate=options.contest.violation_rate)
-        if grid is None:
-            grid = grid_of(problem_of(table, latency), options.contest)
         fit_table = part.select(part.split != "test")
         test = problem_of(part.select(part.split == "test"), latency)
         task = make_task(fit_table, test, latency, options.train, grid.hard[0], progress)
         tasks.append(task)
         tests.append(task.asked[1])
-    assert grid is not None and latency is not None
     budgets = grid.budgets(options.contest.violation_rate)
     results = run_jobs(tasks, tests, options.learners, budgets, options.processes, progress)
     choices = [
@@ -85,7 +84,7 @@ def cross_validate_learners(
     ]
     value["samples"] = {"test": table.samples, "folds": len(names)}
     value["learners"] = _costs(options.learners, results)
-    value["provenance"] = provenance_of(table, latency, options.contest) | {
+    value["provenance"] = provenance_of(table, tasks[0].latency, options.contest) | {
         "learners": list(options.learners),
         "contest": asdict(options.contest),
         "tuning": TUNING,
@@ -129,7 +128,7 @@ def _splits(table: OutcomeTable, test: np.ndarray, seed: int) -> np.ndarray:
     rows = np.flatnonzero(outside)
     if len(np.unique(table.image_hash[rows])) < 2:
         raise OutcomesError(
-            f"cross-validation: {len(rows)} samples of scenes of their own are outside a fold, expected more to train on"
+            f"cross-validation: {len(rows)} samples of other scenes are outside a fold, expected more to train on"
         )
     groups = min(VALIDATION_SHARE, len(np.unique(table.image_hash[rows])))
     splits[rows[scene_folds(table.image_hash[rows], groups, seed) == 0]] = "validation"
@@ -142,9 +141,7 @@ def _judged(test: Problem, choices: Choices, grid: Grid, options: CompareOptions
     return judge_choices(test, choices, grid, bootstrap)
 
 
-def _fold(
-    name: str, test: Problem, choices: Choices, grid: Grid, options: CompareOptions
-) -> dict[str, Any]:
+def _fold(name: str, test: Problem, choices: Choices, grid: Grid, options: CompareOptions) -> dict[str, Any]:
     """One fold's closed gaps."""
     value = _judged(test, choices, grid, options)
     modes = [mode for mode in ("hard", "average", "par10") if mode in value]

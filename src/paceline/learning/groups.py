@@ -28,9 +28,7 @@ class Groups:
     accuracy: Float[Tensor, "*group action"]
     tested: Bool[Tensor, "*group action"]
     feasible: Bool[Tensor, "*group action"]  # tested, and within the budget unless masking is off
-    charge: Float[
-        Tensor, "*group action"
-    ]  # price of the time taken, in accuracy: subtracted from predicted accuracy
+    charge: Float[Tensor, "*group action"]  # price of the time taken: subtracted from predicted accuracy
     rewards: Float[Tensor, "*group action"]
 
 
@@ -48,11 +46,12 @@ class GroupSource:
     ) -> None:
         """`preparation`: how `order` draws samples and `random_groups` changes features; None: not at all."""
         self.spec, self.options, self.preparation = spec, options, preparation
+        self._kept: tuple[Tensor, Tensor] | None = None  # a budget and price per sample, without relabelling
         self.features = torch.from_numpy(inputs.prepare(problem.features))
         reduced = inputs.image.reduction is not None or inputs.question.reduction is not None
         varying = (self.features != 0).any(dim=0).float()
         self.spread = self.features.std(dim=0, correction=0) if reduced else varying  # unit of the noise
-        self.kept = torch.from_numpy(inputs.counts(self.features.shape[1]))
+        self.counting = torch.from_numpy(inputs.counts(self.features.shape[1]))  # columns that count tokens
         self.accuracy = torch.from_numpy(problem.accuracy)
         self.tested = torch.from_numpy(problem.tested)
         self.mean_ms = torch.from_numpy(problem.mean_ms)
@@ -88,14 +87,26 @@ class GroupSource:
         self, rows: Int[Tensor, "*group"], ranges: ContextRanges, generator: torch.Generator
     ) -> Groups:
         """The groups of `rows` under contexts drawn from `ranges`, with augmented features where that was prepared."""
-        mixed = self.options.mixed_share if self.spec.output == "logits" else 0.0
-        share, shape = self.options.average_share, tuple(rows.shape)
-        groups = self.groups(rows, *sample_contexts(shape, ranges, share, generator, mixed_share=mixed))
+        groups = self.groups(rows, *self._contexts(rows, ranges, generator))
         if self.preparation is None or not self.preparation.recipe.augments:
             return groups
-        kept = self.kept if self.kept.any() else None
-        features = self.preparation.augmented(self.features, rows, self.spread, generator, kept)
+        counting = self.counting if self.counting.any() else None
+        features = self.preparation.augmented(self.features, rows, self.spread, generator, counting)
         return replace(groups, features=features)
+
+    def _contexts(
+        self, rows: Int[Tensor, "*group"], ranges: ContextRanges, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "*group"], Float[Tensor, "*group"]]:
+        """New budgets and prices, or those that each sample keeps."""
+        share = self.options.average_share
+        mixed = self.options.mixed_share if self.spec.output == "logits" else 0.0
+        if self.options.relabel:
+            return sample_contexts(tuple(rows.shape), ranges, share, generator, mixed_share=mixed)
+        if self._kept is None:
+            own = torch.Generator().manual_seed(self.options.seed)
+            self._kept = sample_contexts((len(self),), ranges, share, own, mixed_share=mixed)
+        budget, price = self._kept
+        return budget[rows], price[rows]
 
     def order(self, members: int, generator: torch.Generator) -> Int[Tensor, "member sample"]:
         """The samples of one epoch for each member."""

@@ -20,13 +20,14 @@ from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.reference.training import train_student
 from paceline.learning.scored_actions import actions_to_score
+from paceline.learning.sharing import projector_digest, shared_projector
 from paceline.learning.trained import TrainedPolicy
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
-from paceline.policies.spec import PolicySpec
+from paceline.policies.spec import KNOBWISE_HEADS, PolicySpec
 
 
 def train_controller_policy(
@@ -74,6 +75,9 @@ def train_controller_policy(
         method=spec.inputs.feature_scaling,
         components=reduced if reduction == "pca" else None,
     )
+    projector = None
+    if options.share_projector is not None:
+        projector = shared_projector(options.share_projector, table, inputs.image.scaling.second)
     network = PolicyNetwork(
         inputs.network_spec(spec),
         table.space,
@@ -81,6 +85,7 @@ def train_controller_policy(
         generator=generator,
         reduced=reduced if reduction == "learned" else None,
         image_columns=inputs.image_columns,
+        projector=projector,
     )
     preparation = train_preparation(split_samples(table, "train"), options)
     train_source = GroupSource(train, spec, table.space, options, inputs, preparation)
@@ -91,6 +96,8 @@ def train_controller_policy(
         digests[KEY] = json.dumps(preparation.recipe.to_json(), sort_keys=True)
     if train_source.rewards.model is not None:
         digests["reward_model_weights"] = train_source.rewards.model.digest()
+    if projector is not None:
+        digests["projector"] = projector_digest(projector)
     fingerprint = fingerprint_of(options, digests)
     writer = ScalarWriter(tensorboard_dir)
     try:
@@ -136,6 +143,7 @@ def spec_of(
         budget_dimensions=ENCODINGS[options.budget_encoding],
         temperature=1.0 if reads_price else options.temperature,
         output=options.output,
+        knob_options=table.space.shape if options.head in KNOBWISE_HEADS else None,
         price_low=ranges.price_low if reads_price else None,
         price_high=ranges.price_high if reads_price else None,
         inputs=input_spec(table, means, options),
@@ -178,7 +186,7 @@ def _outcome_facts(trainer: Trainer) -> dict[str, Any]:
         "validation_average_reward": score.average_reward,
         "best_epochs": trainer.best_epochs,
     }
-    if trainer.stages[0].name == "warm":
+    if trainer.stages[0].name == "warm" or len(trainer.stages) > 1:
         kept = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
         trainer.network.load_state_dict(trainer.reference)
         facts["warm_start_validation_reward"] = trainer.score().reward

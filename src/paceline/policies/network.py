@@ -12,6 +12,7 @@ from paceline.policies.feature_scaling import FeatureScaling
 from paceline.policies.heads import make_head
 from paceline.policies.input_layers import AttentionPool, input_layer
 from paceline.policies.inputs import ATTENTION
+from paceline.policies.shared_projection import SharedLinear, SharedProjector
 from paceline.policies.spec import PolicySpec
 from paceline.policies.stacked import StackedLinear
 
@@ -32,15 +33,21 @@ class PolicyNetwork(nn.Module):
         generator: torch.Generator,
         reduced: int | None = None,
         image_columns: int | None = None,
+        projector: SharedProjector | None = None,
     ) -> None:
         """Args:
         reduced: image and question features each go through a learned projection to this many numbers.
         image_columns: how many columns of a batch are of the image; needed where these are packed tokens.
+        projector: the model's own, to begin the image projection with.
         """
         super().__init__()
         self.spec, self.dropout = spec, dropout
         members, hidden = spec.members, spec.hidden
-        self.image = input_layer(members, spec.image_width, hidden, reduced, generator)
+        self.image = (
+            input_layer(members, spec.image_width, hidden, reduced, generator)
+            if projector is None
+            else SharedLinear(members, projector, hidden, generator)
+        )
         self.question = input_layer(members, spec.question_width, hidden, reduced, generator)
         self.image_columns = spec.image_width if image_columns is None else image_columns
         self.image_pool, self.question_pool = (
@@ -126,7 +133,7 @@ class PolicyNetwork(nn.Module):
 def export_arrays(
     network: PolicyNetwork, scaling: FeatureScaling | None = None, scored_actions: np.ndarray | None = None
 ) -> Mapping[str, np.ndarray]:
-    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one, heads into one weight.
+    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one.
 
     `scaling`: of the features; without it the arrays are those of the network alone, for `FittedInputs.folded`.
     `scored_actions`: the actions that the arrays are to score instead of the tested ones of `network.spec`; TrainError
@@ -141,14 +148,12 @@ def export_arrays(
         bias = bias + layer.bias.double() @ part
     pools = {"image.query": network.image_pool, "question.query": network.question_pool}
     queries = {name: pool.scaled_query for name, pool in pools.items() if pool is not None}
-    head_weight, head_bias = network.head.folded(scored_actions)
     tensors = queries | {
         "input.weight": torch.cat(weights, dim=1),
         "input.bias": bias,
         "fusion.weight": network.fusion.weight,
         "fusion.bias": network.fusion.bias,
-        "head.weight": head_weight,
-        "head.bias": head_bias,
+        **network.head.exported(scored_actions),
     }
     arrays = {name: tensor.detach().float().contiguous().numpy().copy() for name, tensor in tensors.items()}
     return arrays if scaling is None else arrays | scaling.to_arrays()

@@ -7,6 +7,7 @@ import numpy as np
 from paceline.errors import ControllerError
 from paceline.policies.context_code import encode_context
 from paceline.policies.feature_scaling import FeatureScaling
+from paceline.policies.numpy_heads import numpy_head, sigmoid
 from paceline.policies.spec import PolicySpec
 from paceline.policies.token_pooling import attention_pool, unpack_tokens
 
@@ -19,6 +20,7 @@ class NumpyPolicy:
         spec.check_arrays(arrays)
         self.spec = spec
         self.arrays = arrays
+        self._head = numpy_head(spec, arrays)
         self._scaling = FeatureScaling.from_arrays(arrays)
         columns = zip(("image", "question"), spec.columns, strict=True)
         self._pooled = [part for part, width in columns if width is None]
@@ -85,10 +87,5 @@ class NumpyPolicy:
         arrays = self.arrays
         hidden = np.maximum(inputs @ arrays["input.weight"] + arrays["input.bias"], 0.0)
         hidden = np.maximum(hidden @ arrays["fusion.weight"] + arrays["fusion.bias"], 0.0)
-        logits = hidden @ arrays["head.weight"] + arrays["head.bias"]
-        return (_sigmoid(logits) if self.spec.output == "accuracy" else logits).mean(axis=0)
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    """Logistic function without overflow: 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2."""
-    return 0.5 + 0.5 * np.tanh(0.5 * values)
+        logits = self._head(hidden)
+        return (sigmoid(logits) if self.spec.output == "accuracy" else logits).mean(axis=0)

@@ -1,5 +1,6 @@
 """What a policy is, as JSON: the sizes, the budget range and the configurations that its arrays belong to."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -8,12 +9,15 @@ import numpy as np
 from paceline.errors import ControllerError
 from paceline.policies.feature_scaling import FeatureScaling
 from paceline.policies.inputs import ATTENTION, InputSpec
+from paceline.policies.prefix_tree import PrefixTree
 
-HEADS = ("joint", "independent", "embedding")
-UNTESTED_HEADS = ("embedding", "independent")
+HEADS = ("joint", "independent", "embedding", "autoregressive", "continuous")
+UNTESTED_HEADS = ("embedding", "independent", "continuous")
 """Heads that can score configurations which were never tested."""
+KNOBWISE_HEADS = ("autoregressive", "continuous")
+"""Heads that decide knob by knob: their outputs are log-probabilities and cannot be predicted accuracies."""
 OUTPUTS = ("accuracy", "logits")
-ADDED = ("output", "price_low", "price_high", "inputs")
+ADDED = ("output", "price_low", "price_high", "knob_options", "inputs")
 """Keys that specifications of older controllers lack; they take the default."""
 
 
@@ -31,7 +35,7 @@ class PolicySpec:
     True
     """
 
-    head: str  # how the network was parametrised; the exported arrays are the same for every head
+    head: str  # how the network's outputs come about; its arrays are the same but for `KNOBWISE_HEADS`
     members: int  # networks whose scores are averaged
     image_width: int  # image features come first in a feature vector; under attention the width of a token
     question_width: int  # likewise
@@ -47,6 +51,7 @@ class PolicySpec:
     price_high: float | None = (
         None  # encoded as position 1; prices beyond the range are clipped a little outside
     )
+    knob_options: tuple[int, ...] | None = None  # number of options per knob; `KNOBWISE_HEADS` only
     inputs: InputSpec = field(default_factory=InputSpec)
 
     def __post_init__(self) -> None:
@@ -72,6 +77,26 @@ class PolicySpec:
             if not 0 < value < float("inf"):
                 raise ControllerError(f"policy {name}: got {value}, expected a positive finite number")
         self._check_output()
+        self._check_knobs()
+
+    def _check_knobs(self) -> None:
+        if self.head not in KNOBWISE_HEADS:
+            if self.knob_options is not None:
+                raise ControllerError(
+                    f"policy knob_options: got {self.knob_options}, head {self.head!r} has none"
+                )
+            return
+        if self.output != "logits":
+            raise ControllerError(
+                f"policy head: got {self.head!r} with output {self.output!r}, expected 'logits'; it gives probabilities"
+            )
+        counts = self.knob_options or ()
+        size = math.prod(counts)
+        if not counts or min(counts) < 1 or not all(0 <= action < size for action in self.actions):
+            raise ControllerError(
+                f"policy knob_options: got {self.knob_options}, expected the number of options of every knob, so that "
+                f"actions up to {max(self.actions)} exist"
+            )
 
     def _check_output(self) -> None:
         if self.output not in OUTPUTS:
@@ -126,6 +151,8 @@ class PolicySpec:
                 f"policy specification: got {got}, expected exactly the keys {sorted(names)}"
             )
         values = {**value, "actions": tuple(int(action) for action in value["actions"])}
+        if value.get("knob_options") is not None:
+            values["knob_options"] = tuple(int(count) for count in value["knob_options"])
         if "inputs" in value:
             values["inputs"] = InputSpec.from_json(value["inputs"])
         return cls(**values)
@@ -144,9 +171,23 @@ class PolicySpec:
             "input.bias": (members, 1, 2 * hidden),
             "fusion.weight": (members, 2 * hidden, hidden),
             "fusion.bias": (members, 1, hidden),
-            "head.weight": (members, hidden, len(self.actions)),
-            "head.bias": (members, 1, len(self.actions)),
+            **self._head_shapes(),
         }
+
+    def _head_shapes(self) -> dict[str, tuple[int, ...]]:
+        counts, outputs = self.knob_options or (), len(self.actions)
+        if self.head == "autoregressive":
+            outputs = len(PrefixTree.of(counts, np.array(self.actions, dtype=np.int64)).groups)
+        elif self.head == "continuous":
+            outputs = len(counts)
+        shapes: dict[str, tuple[int, ...]] = {
+            "head.weight": (self.members, self.hidden, outputs),
+            "head.bias": (self.members, 1, outputs),
+        }
+        if self.head == "continuous":
+            shapes["head.precision"] = (self.members, 1, outputs)
+            shapes["head.places"] = (len(self.actions), outputs)
+        return shapes
 
     def check_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         """Raise ControllerError unless the arrays are exactly those of this spec, finite and float32."""

@@ -46,5 +46,5 @@ class DemoOptions:
             shard_samples=8,
             splits=(0.5, 0.25, 0.25),
         )
-        train = TrainOptions(warm_epochs=8, epochs=4, members=1)
+        train = TrainOptions(algorithm="grpo_warm", warm_epochs=8, epochs=4, members=1)
         return cls(profile=profile, train=train, replicates=200, requests=20, seed=seed)

@@ -87,11 +87,12 @@ class ReferenceOptions:
     """
 
     folds: int = 5  # outcome models are fitted on all but one, residual policies validated on that one
-    repeats: int = 1  # of the folds, each with other folds; means of all
     learned_share: float = (
         0.5  # of weights by non-negative least squares in the stack; the rest is the plain mean
     )
-    sharpness: float = 1.2  # spread of the reference policy's logits, in standard deviations
+    # Spread of the reference policy's logits, in standard deviations, where there are neither budgets nor prices; else
+    # logits are accuracy / `TrainOptions.temperature`.
+    sharpness: float = 1.2
     lightgbm: LightgbmOptions = field(default_factory=LightgbmOptions)
     forest: ForestOptions = field(default_factory=ForestOptions)
     network: OutcomeNetworkOptions = field(default_factory=OutcomeNetworkOptions)
@@ -99,11 +100,8 @@ class ReferenceOptions:
     student: StudentOptions = field(default_factory=StudentOptions)
 
     def __post_init__(self) -> None:
-        for name, least in (("folds", 2), ("repeats", 1)):
-            if getattr(self, name) < least:
-                raise TrainError(
-                    f"reference {name}: got {getattr(self, name)}, expected a whole number of at least {least}"
-                )
+        if self.folds < 2:
+            raise TrainError(f"reference folds: got {self.folds}, expected a whole number of at least 2")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value from which `from_json` makes equal options."""

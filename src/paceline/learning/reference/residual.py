@@ -108,14 +108,14 @@ def fit_residual(
     contexts: ContextSource,
     options: ResidualOptions,
     *,
-    sharpness: float,
+    temperature: float,
     seed: int,
 ) -> tuple[ResidualPolicy, np.ndarray, list[float]]:
     """Optimise a policy per fold on the other folds' samples, stop all where their own folds earn most.
 
     Args:
         features: scaled, (n, f). reference: held-out values (n, m) in units of the reward. reward: (n, m).
-        fold: (n,) from `scene_folds`.
+        fold: (n,) from `scene_folds`. temperature: reward per unit of logits.
 
     Returns:
         The policies, their values for the samples by the network that did not see them (n, m) without a budget, and
@@ -123,13 +123,12 @@ def fit_residual(
     """
     generator = torch.Generator().manual_seed(seed)
     folds = int(fold.max()) + 1
-    spread = max(float(reference.std()), 1e-12)
     policy = ResidualPolicy(
         features.shape[1],
         reward.shape[1],
         folds,
         options,
-        temperature=spread / sharpness,
+        temperature=temperature,
         ranges=contexts.ranges,
         generator=generator,
     )

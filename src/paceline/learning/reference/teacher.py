@@ -106,6 +106,7 @@ def fit_teacher(
     inputs: FittedInputs,
     average_share: float = 0.5,
     tie_break: float = 0.01,
+    temperature: float = 0.05,
     seed: int = 0,
     progress: Progress | None = None,
     store: PredictionStore | None = None,
@@ -114,6 +115,7 @@ def fit_teacher(
 
     Args:
         asked: arrays of features (k, f) that its values are wanted for.
+        temperature: accuracy per unit of logits, under budgets and prices.
         store: keeps predictions of an interrupted run.
         budgets_ms: the deadlines to be good at, where times are known only afterwards; None is without one.
 
@@ -165,7 +167,7 @@ def fit_teacher(
             fold,
             ContextSource(problem, average_share, tie_break),
             options.residual,
-            sharpness=options.sharpness,
+            temperature=_temperature(problem, stacked, options, temperature),
             seed=seed,
         )
         channels.append(
@@ -186,6 +188,15 @@ def fit_teacher(
     return Teacher(
         channels=channels, inputs=inputs, prepared=prepared, decision_us=decision_us, seconds=seconds
     )
+
+
+def _temperature(problem: Problem, stacked: Stack, options: ReferenceOptions, temperature: float) -> float:
+    """Reward per unit of logits of the policies that are optimised.
+
+    Under prices a soft policy would learn to lean to cheap configurations, which the greedy decision needs not; it is
+    as sharp as all other policies then. Without any, it is as soft as the recipe has it.
+    """
+    return temperature if problem.cutoff_ms is None else stacked.spread / options.sharpness
 
 
 def _fit_function(name: str, options: ReferenceOptions) -> Callable[[np.ndarray, np.ndarray, int], Callable]:

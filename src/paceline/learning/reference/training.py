@@ -125,6 +125,7 @@ def train_reference(
         inputs=inputs,
         average_share=options.average_share,
         tie_break=options.tie_break,
+        temperature=options.temperature,
         seed=options.seed,
         progress=progress,
         store=store,
