@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import Problem, Scorer, fit_latency, problem_of
 
 from benchmarks.record import write_result
 from paceline.cli.progress import Bar
@@ -26,7 +24,10 @@ from paceline.evaluation import baselines
 from paceline.evaluation.budget_grid import budget_grid
 from paceline.evaluation.metrics import sample_accuracy
 from paceline.evaluation.splits import fit_and_test
+from paceline.evaluation.times import fit_latency
+from paceline.learning.learners.policy_contender import policy_scorer
 from paceline.learning.options import TrainOptions
+from paceline.learning.problem import Problem, Scorer, problem_of
 from paceline.learning.progress import Progress
 from paceline.learning.train import train_controller_policy
 from paceline.outcomes.bootstrap import SceneBootstrap, interval

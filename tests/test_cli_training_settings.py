@@ -41,7 +41,10 @@ def test_options_that_need_each_other_are_set_together():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("clip_eps", "--set: got 'clip_eps', expected NAME=VALUE with a name of algorithm, average_share"),
+        (
+            "clip_eps",
+            "--set: got 'clip_eps', expected NAME=VALUE with a name of algorithm, augment, average_share",
+        ),
         ("clip_epsilon=0.2", "got 'clip_epsilon=0.2', expected NAME=VALUE"),
         ("reward_params={}", "got 'reward_params={}'"),
         ("reward_params.alpha=big", "reward parameter alpha: got 'big', expected a finite number"),

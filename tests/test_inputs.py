@@ -34,7 +34,7 @@ from paceline.policies.token_pooling import attention_pool, pack_tokens, packed_
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context
 
-QUICK = TrainOptions(hidden=8, members=2, warm_epochs=2, epochs=1, batch_size=64)
+QUICK = TrainOptions(algorithm="grpo_warm", hidden=8, members=2, warm_epochs=2, epochs=1, batch_size=64)
 TOKEN = 3
 
 
@@ -394,7 +394,7 @@ def test_features_other_than_those_read_are_refused():
 )
 def test_unknown_words_are_refused(changes, message):
     with pytest.raises(TrainError, match=message):
-        TrainOptions(**changes)
+        TrainOptions(**{"algorithm": "grpo_warm", **changes})
 
 
 # Drawing

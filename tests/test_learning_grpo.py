@@ -17,7 +17,7 @@ from paceline.learning.objectives import Behaviour, act, draw_actions, grpo_obje
 from paceline.learning.options import TrainOptions
 from paceline.learning.stages import stages_of
 
-FREE = TrainOptions(kl_weight=0.0, entropy_weight=0.0)
+FREE = TrainOptions(algorithm="grpo_warm", kl_weight=0.0, entropy_weight=0.0)
 GENERATOR = torch.Generator()
 REWARDS = torch.tensor([[[0.1, 0.9, 0.4], [1.0, 0.0, 0.3]]])
 LOGITS = torch.tensor([[[0.2, -0.4, 0.1], [1.0, 0.3, -0.5]]])
@@ -220,5 +220,5 @@ def test_stages(changes, expected):
     ],
 )
 def test_what_is_drawn_and_held_by_default(changes, drawn, kl):
-    options = TrainOptions(**changes)
+    options = TrainOptions(**{"algorithm": "grpo_warm", **changes})
     assert (options.drawn, options.kl) == (drawn, kl)

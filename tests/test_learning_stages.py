@@ -20,7 +20,7 @@ from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork
 from paceline.policies.spec import PolicySpec
 
-TINY = TrainOptions(members=2, hidden=8, batch_size=32, warm_epochs=1, epochs=2)
+TINY = TrainOptions(algorithm="grpo_warm", members=2, hidden=8, batch_size=32, warm_epochs=1, epochs=2)
 
 
 @cache
@@ -58,7 +58,7 @@ def make_trainer(options: TrainOptions) -> Trainer:
     return Trainer(network, source, other, ranges, options, generator)
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "grpo_scratch"])
+@pytest.mark.parametrize("algorithm", ["grpo_warm", "grpo_scratch"])
 def test_without_relabelling_every_sample_keeps_its_context(algorithm):
     kept = dataclasses.replace(TINY, algorithm=algorithm, relabel=False)
     drawn = {}

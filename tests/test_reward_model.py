@@ -319,7 +319,7 @@ def test_models_of_other_knobs_are_refused(tmp_path, space, message):
 )
 def test_options_name_a_model_exactly_when_it_is_used(changes, message):
     with pytest.raises(TrainError, match=message):
-        TrainOptions(**changes)
+        TrainOptions(**{"algorithm": "grpo_warm", **changes})
 
 
 @pytest.mark.parametrize(

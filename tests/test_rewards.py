@@ -264,7 +264,7 @@ def test_a_sample_without_its_baseline_is_refused():
     table = without_action_of_one(26)
     train, _ = training_problems(table, make_latency())
     options = TrainOptions(algorithm="grpo_warm", reward="v2", baseline="full", baseline_scope="sample")
-    source, _ = make_source(TrainOptions())
+    source, _ = make_source(TrainOptions(algorithm="grpo_warm"))
     inputs = fit_inputs(train.features, table.image_width, table.feature_choice)
     with pytest.raises(TrainError, match="1 samples have no outcome under 'full'; .*baseline_scope='split'"):
         GroupSource(train, source.spec, table.space, options, inputs)
@@ -299,7 +299,7 @@ def test_a_policy_is_learned_relative_to_a_baseline(scope):
 )
 def test_baseline_options_are_validated(changes, message):
     with pytest.raises(TrainError, match=message):
-        TrainOptions(**changes)
+        TrainOptions(**{"algorithm": "grpo_warm", **changes})
 
 
 def test_shares_by_hand():

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from paceline.evaluation.problem import fit_latency
 
 from command_line import run_json
 from fakes import FakeModel, fake_table
 from paceline.errors import TrainError
+from paceline.evaluation.times import fit_latency
 from paceline.learning import sharing
 from paceline.learning.options import TrainOptions
 from paceline.learning.sharing import projector_digest, shared_projector

@@ -86,6 +86,7 @@ def run(
     from paceline.workflows.training import profiled_overview_ms, train_controller
 
     special = score_untested or reward != "masked" or group_size is not None or share_projector is not None
+    special = special or device != "cpu" or precision != "float32" or gradient_checkpointing
     options = TrainOptions(
         algorithm=algorithm or _able(head, special),
         head=head,
@@ -128,7 +129,7 @@ def _able(head: str, special: bool) -> str:
     """The GRPO that can train this head; `special`: with options that the student of a reference policy lacks."""
     if head in ("autoregressive", "continuous"):
         return "grpo_scratch"
-    return "grpo_warm" if special or head != "joint" else "grpo"
+    return "grpo_warm" if special else "grpo"
 
 
 def _with_epochs(options: "TrainOptions", epochs: int) -> "TrainOptions":

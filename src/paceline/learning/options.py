@@ -238,10 +238,13 @@ class TrainOptions:
     def _check_reference(self) -> None:
         """The student of a reference policy is one kind of network, and its teacher takes the exact expectation."""
         for name, expected in (
-            ("head", "joint"),
             ("score_untested", False),
             ("reward", "masked"),
             ("reduce", NONE),
+            ("share_projector", None),
+            ("device", "cpu"),
+            ("precision", "float32"),
+            ("gradient_checkpointing", False),
         ):
             if getattr(self, name) != expected:
                 raise TrainError(

@@ -183,7 +183,7 @@ def _spec(
     if not low < high:  # one price for all, or one deadline: any range tells it from no limit
         low, high = 0.5 * low, high
     return PolicySpec(
-        head="joint",
+        head=options.head,
         members=student.members,
         image_width=inputs.image.scaling.width,
         question_width=inputs.question.scaling.width,
