@@ -13,8 +13,8 @@ from paceline.report.theme import style, theme_named
 LOOKS = {
     # reward: (name in the legend, colour of the theme, line style, marker)
     "masked": ("masked (default)", "paceline", "-", "o"),
-    "v1": ("v1, times in ms", "lookup", "-.", "v"),
-    "v1_seconds": ("v1, full takes 1 s", "supervised", "-.", "D"),
+    "v1": ("v1", "lookup", "-.", "v"),
+    "v1_seconds": ("v1 if full took 1 s", "supervised", "-.", "D"),
     "v2": ("v2", "outcome", ":", "P"),
     "best_static": ("best static", "best-static", "--", "s"),
 }
