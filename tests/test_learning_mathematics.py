@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learning_groups import make_groups
 from paceline.learning.advantages import group_advantages
-from paceline.learning.groups import Groups
 from paceline.learning.losses import (
     best_action_targets,
     clipped_policy_loss,
@@ -30,6 +30,7 @@ from paceline.learning.options import TrainOptions
 from paceline.learning.trainer import clip_members
 
 EQUAL = torch.full((4,), 0.25)
+CLIP = {"clip_low": 0.2, "clip_high": 0.2}
 
 
 def uniform(rewards: torch.Tensor) -> torch.Tensor:
@@ -75,7 +76,7 @@ def test_equal_rewards_teach_nothing_and_stay_finite(divide):
     assert informative.tolist() == [False, False]
     logits = torch.randn(2, 4, requires_grad=True)
     log_prob = masked_log_softmax(logits, torch.ones(2, 4, dtype=torch.bool))
-    loss, _ = clipped_policy_loss(log_prob, log_prob.detach(), advantages, uniform(rewards), 0.2)
+    loss, _ = clipped_policy_loss(log_prob, log_prob.detach(), advantages, uniform(rewards), **CLIP)
     mean_over(loss, informative).backward()
     assert logits.grad is not None
     assert logits.grad.abs().max().item() == 0.0
@@ -110,7 +111,7 @@ def test_a_group_without_feasible_actions_keeps_gradients_finite():
 )
 def test_clipped_loss_by_hand(ratio, advantage, expected, clipped):
     loss, outside = clipped_policy_loss(
-        torch.tensor([math.log(ratio)]), torch.zeros(1), torch.tensor([advantage]), torch.ones(1), 0.2
+        torch.tensor([math.log(ratio)]), torch.zeros(1), torch.tensor([advantage]), torch.ones(1), **CLIP
     )
     assert loss.item() == pytest.approx(expected)
     assert outside.item() == clipped
@@ -122,7 +123,7 @@ def test_ratio_one_gives_the_reinforce_gradient():
     advantages, weights = torch.randn(2, 4, 6, dtype=torch.float64)
     weights = torch.softmax(weights, dim=-1)
     log_prob = masked_log_softmax(logits, mask)
-    loss, _ = clipped_policy_loss(log_prob, log_prob.detach(), advantages, weights, 0.2)
+    loss, _ = clipped_policy_loss(log_prob, log_prob.detach(), advantages, weights, **CLIP)
     (clipped_gradient,) = torch.autograd.grad(loss.sum(), logits, retain_graph=True)
     (reinforce,) = torch.autograd.grad(-(weights * advantages * log_prob).sum(), logits)
     torch.testing.assert_close(clipped_gradient, reinforce)
@@ -136,7 +137,7 @@ def test_exact_expectation_has_the_gradient_of_the_expected_reward():
     log_prob = masked_log_softmax(logits, mask)
     weights = torch.where(mask, log_prob.exp(), 0.0).detach()
     advantages, _ = group_advantages(rewards, weights)
-    loss, _ = clipped_policy_loss(log_prob, log_prob.detach(), advantages, weights, 0.2)
+    loss, _ = clipped_policy_loss(log_prob, log_prob.detach(), advantages, weights, **CLIP)
     (gradient,) = torch.autograd.grad(loss.sum(), logits, retain_graph=True)
     (expected,) = torch.autograd.grad(-(log_prob.exp() * rewards * mask).sum(), logits)
     torch.testing.assert_close(gradient, expected)
@@ -153,7 +154,7 @@ def test_exact_expectation_is_the_limit_of_many_samples():
 
     def gradient(chosen, rewards, weights):
         advantages, _ = group_advantages(rewards, weights)
-        loss, _ = clipped_policy_loss(chosen, chosen.detach(), advantages, weights, 0.2)
+        loss, _ = clipped_policy_loss(chosen, chosen.detach(), advantages, weights, **CLIP)
         return torch.autograd.grad(loss.sum(), logits, retain_graph=True)[0]
 
     exact = gradient(log_prob, rewards, log_prob.exp().detach())
@@ -206,18 +207,6 @@ def test_mean_over_active_groups():
     assert none.item() == 0.0
     assert values.grad is not None
     assert values.grad.tolist() == [0.0, 0.0, 0.0]
-
-
-def make_groups(rewards: torch.Tensor, feasible: torch.Tensor) -> Groups:
-    return Groups(
-        features=torch.zeros(*rewards.shape[:-1], 1),
-        codes=torch.zeros(*rewards.shape[:-1], 2),
-        accuracy=rewards,
-        tested=torch.ones_like(feasible),
-        feasible=feasible,
-        charge=torch.zeros_like(rewards),
-        rewards=rewards,
-    )
 
 
 @pytest.mark.parametrize("group_size", [None, 8])

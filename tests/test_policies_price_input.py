@@ -11,7 +11,8 @@ from paceline.errors import ControllerError
 from paceline.knobs import Knob, KnobSpace
 from paceline.policies.context_code import encode_context, encode_price
 from paceline.policies.decision import action_logits, context_logits, priced_logits
-from paceline.policies.network import PolicyNetwork, export_arrays, standardise
+from paceline.policies.feature_scaling import FeatureScaling
+from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
 
@@ -34,9 +35,12 @@ def make_spec(**changes: object) -> PolicySpec:
     return PolicySpec(**(values | changes))
 
 
+PLAIN = FeatureScaling(method="standard", first=np.zeros(7, np.float32), second=np.ones(7, np.float32))
+
+
 def make_policy(spec: PolicySpec) -> tuple[PolicyNetwork, NumpyPolicy]:
     network = PolicyNetwork(spec, SPACE, dropout=0.1, generator=torch.Generator().manual_seed(0))
-    arrays = export_arrays(network, np.zeros(7, np.float32), np.ones(7, np.float32))
+    arrays = export_arrays(network, PLAIN)
     return network, NumpyPolicy(spec, arrays)
 
 
@@ -76,7 +80,7 @@ def test_numpy_policy_equals_the_network_and_reads_the_price(head):
     features = rng.normal(0.0, 1.0, (20, 7)).astype(np.float32)
     budgets, prices = np.append(rng.uniform(5, 80, 19), np.inf), np.append(0.0, rng.uniform(0.1, 10.0, 19))
     codes = torch.from_numpy(encode_context(spec, budgets, prices))
-    rows = torch.from_numpy(standardise(features, np.zeros(7, np.float32), np.ones(7, np.float32)))
+    rows = torch.from_numpy(PLAIN.apply(features))
     with torch.no_grad():
         outputs = network(rows.expand(3, -1, -1), codes.expand(3, -1, -1))
         expected = network.mean_scores(outputs).numpy()

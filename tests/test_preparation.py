@@ -100,8 +100,8 @@ def augmented(**amounts):
     features = torch.tensor([[1.0, -1.0, 0.0], [3.0, -3.0, 0.0], [10.0, 20.0, 0.0]])
     preparation = TrainPreparation(recipe=Preparation(**amounts), weights=None, alike=torch.tensor([0, 0, 1]))
     rows = torch.arange(3).repeat(4000).reshape(2, -1)
-    varying = torch.tensor([True, True, False])
-    changed = preparation.augmented(features, rows, varying, torch.Generator().manual_seed(1))
+    spread = torch.tensor([1.0, 1.0, 0.0])
+    changed = preparation.augmented(features, rows, spread, torch.Generator().manual_seed(1))
     return features[rows], changed, rows
 
 
@@ -166,9 +166,9 @@ def test_validation_samples_are_left_alone(monkeypatch):
     seen = []
     real = TrainPreparation.augmented
 
-    def watch(self, features, rows, varying, generator):
+    def watch(self, features, *arguments):
         seen.append(features.shape[0])
-        return real(self, features, rows, varying, generator)
+        return real(self, features, *arguments)
 
     monkeypatch.setattr(TrainPreparation, "augmented", watch)
     table = prepared(fake_table(80, 30, 10), noise=0.5)

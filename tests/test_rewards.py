@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from paceline.errors import TrainError
 from paceline.knobs import SEED_SPACE, Knob, KnobSpace
-from paceline.learning.dataset import feature_scaling, training_problems
+from paceline.learning.dataset import training_problems
 from paceline.learning.group_rewards import Baseline
 from paceline.learning.groups import GroupSource
+from paceline.learning.inputs import fit_inputs
 from paceline.learning.options import TrainOptions
 from paceline.learning.train import train_controller_policy
 from paceline.rewards import (
@@ -262,10 +263,11 @@ def test_a_sample_without_its_baseline_is_refused():
     train, _ = training_problems(table, make_latency())
     options = TrainOptions(reward="v2", baseline="full", baseline_scope="sample")
     source, _ = make_source(TrainOptions())
+    inputs = fit_inputs(train.features, table.image_width, table.feature_choice)
     with pytest.raises(TrainError, match="1 samples have no outcome under 'full'; .*baseline_scope='split'"):
-        GroupSource(train, source.spec, table.space, options, feature_scaling(train.features))
+        GroupSource(train, source.spec, table.space, options, inputs)
     split = dataclasses.replace(options, baseline_scope="split")
-    GroupSource(train, source.spec, table.space, split, feature_scaling(train.features))
+    GroupSource(train, source.spec, table.space, split, inputs)
 
 
 def without_action_of_one(column):

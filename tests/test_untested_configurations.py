@@ -19,6 +19,7 @@ from paceline.learning.train import TrainedPolicy, train_controller_policy
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions, workload_columns
 from paceline.policies.embedding_head import EmbeddingHead
+from paceline.policies.feature_scaling import FeatureScaling
 from paceline.policies.heads import make_head
 from paceline.policies.knob_features import configuration_positions, knob_features, option_positions
 from paceline.policies.network import PolicyNetwork, export_arrays
@@ -130,10 +131,11 @@ def test_exporting_more_actions_leaves_the_tested_scores_as_they_are(name):
         actions=(0, 2, 3, 5),
     )
     network = PolicyNetwork(spec, SPACE, dropout=0.0, generator=torch.Generator().manual_seed(1))
-    scaling = np.zeros(3, np.float32), np.ones(3, np.float32)
-    few = NumpyPolicy(spec, export_arrays(network, *scaling))
+    plain = {"first": np.zeros(3, np.float32), "second": np.ones(3, np.float32)}
+    scaling = FeatureScaling(method="standard", **plain)
+    few = NumpyPolicy(spec, export_arrays(network, scaling))
     wide = dataclasses.replace(spec, actions=tuple(range(6)))
-    all_of_them = NumpyPolicy(wide, export_arrays(network, *scaling, np.arange(6)))
+    all_of_them = NumpyPolicy(wide, export_arrays(network, scaling, np.arange(6)))
     image, question = np.ones((4, 2)), np.arange(4.0)[:, None]
     got = all_of_them.scores(image, question, 5.0)
     np.testing.assert_allclose(got[:, [0, 2, 3, 5]], few.scores(image, question, 5.0), rtol=1e-5)
@@ -164,9 +166,9 @@ def test_what_cannot_be_scored_is_named():
         TrainOptions(score_untested=True)
     arguments = {"members": 1, "hidden": 2, "space": SPACE, "actions": tested, "generator": torch.Generator()}
     with pytest.raises(TrainError, match="'joint' has a logit for each tested configuration"):
-        make_head("joint", **arguments).folded(np.arange(6))
+        make_head("joint", **arguments).exported(np.arange(6))
     with pytest.raises(TrainError, match="'independent' learned nothing of crops 12"):
-        make_head("independent", **arguments).folded(np.arange(6))
+        make_head("independent", **arguments).exported(np.arange(6))
 
 
 def test_workloads_come_from_the_configuration_with_the_same_crops():

@@ -108,15 +108,15 @@ def _frequencies(count: int) -> np.ndarray:
 def encode_budget(
     budget_ms: float | None | np.ndarray, *, low_ms: float, high_ms: float, dimensions: int = 32
 ) -> np.ndarray:
-    """Sines and cosines of a budget's log position between `low_ms` and `high_ms`: float32 (..., dimensions).
+    """A budget's log position between `low_ms` and `high_ms`, or sines and cosines of it: float32 (..., dimensions).
 
-    position p = log(budget / low) / log(high / low), clipped to [-0.25, 1.25]; feature pairs sin(w p), cos(w p)
-    for dimensions / 2 frequencies w spaced geometrically from pi / 2 (monotone over the range) to 8 pi (a wave
-    per quarter). None and infinity stand for no limit and take the highest position; a budget already spent
-    (zero or negative remainder) takes the lowest. NaN raises BudgetError.
+    position p = log(budget / low) / log(high / low), clipped to [-0.25, 1.25]. One dimension is p itself (the linear
+    encoding); an even number are pairs sin(w p), cos(w p) for dimensions / 2 frequencies w spaced geometrically from
+    pi / 2 (monotone over the range) to 8 pi (a wave per quarter). None and infinity stand for no limit and take the
+    highest position; a budget already spent (zero or negative remainder) takes the lowest. NaN raises BudgetError.
     """
-    if dimensions <= 0 or dimensions % 2:
-        raise BudgetError(f"dimensions: got {dimensions}, expected a positive even number")
+    if dimensions <= 0 or (dimensions % 2 and dimensions > 1):
+        raise BudgetError(f"dimensions: got {dimensions}, expected 1 or a positive even number")
     if not 0 < low_ms < high_ms < math.inf:
         raise BudgetError(
             f"budget range: got {low_ms:g} to {high_ms:g} ms, expected 0 < low < high < infinity"
@@ -126,5 +126,7 @@ def encode_budget(
         raise BudgetError(f"budget: got NaN, {_EXPECTED}, or None for no limit")
     bounds = [low_ms * (high_ms / low_ms) ** position for position in POSITION_RANGE]
     position = np.log(np.clip(budgets, *bounds) / low_ms) / math.log(high_ms / low_ms)
+    if dimensions == 1:
+        return position[..., None].astype(np.float32)
     angles = position[..., None] * _frequencies(dimensions // 2)
     return cast(np.ndarray, np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32))

@@ -32,7 +32,8 @@ class RewardParams:
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma", "delta", "epsilon"):
             value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value < 0:
                 raise TrainError(
                     f"reward parameter {name}: got {value!r}, expected a finite number of at least 0"
                 )

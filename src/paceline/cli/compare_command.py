@@ -8,13 +8,17 @@ import typer
 from paceline.cli.evaluate_command import ReplicatesOption, ReportOption
 from paceline.cli.output import AsJson, check_writable, emit, to_json
 from paceline.cli.train_command import OutcomesArgument
+from paceline.cli.training_settings import SettingsOption, with_settings
 
 
 def run(
     outcomes: OutcomesArgument,
     out: Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")] = None,
     report: ReportOption = None,
-    algorithms: Annotated[str, typer.Option(help="Learners, separated by commas.")] = "grpo,supervised",
+    algorithms: Annotated[
+        str, typer.Option(help="Learners of paceline train, separated by commas.")
+    ] = "grpo,supervised",
+    settings: SettingsOption = None,
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
@@ -40,7 +44,7 @@ def run(
         TrainOptions(algorithm=name)
     options = CompareOptions(
         algorithms=names,
-        train=TrainOptions(seed=seed),
+        train=with_settings(TrainOptions(seed=seed), settings or []),
         contest=ContestOptions(violation_rate=violation_rate, replicates=replicates, seed=seed),
     )
     check_writable(out, report)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.training_settings import SettingsOption, with_settings
 
 OutcomesArgument = Annotated[
     Path, typer.Argument(metavar="OUTCOMES", help="Outcomes directory of paceline profile.")
@@ -20,14 +21,18 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
     algorithm: Annotated[
-        str, typer.Option(help="grpo, grpo_scratch, supervised or outcome (docs/learners.md).")
+        str, typer.Option(help="grpo, grpo_scratch, ppo, dpo, supervised or outcome (docs/learners.md).")
     ] = "grpo",
     head: Annotated[
         str,
-        typer.Option(help="joint, independent (per knob) or embedding (configurations by their knobs)."),
+        typer.Option(
+            help="joint, independent (per knob), embedding (configurations by their knobs), autoregressive (knob after "
+            "knob) or continuous (a value per knob, rounded)."
+        ),
     ] = "joint",
     score_untested: Annotated[
-        bool, typer.Option(help="Decide among untested configurations too (embedding, independent).")
+        bool,
+        typer.Option(help="Decide among untested configurations too (embedding, independent, continuous)."),
     ] = False,
     reward: Annotated[str, typer.Option(help="masked, v1, v2 or learned.")] = "masked",
     baseline: Annotated[
@@ -40,14 +45,19 @@ def run(
     group_size: Annotated[
         int | None,
         typer.Option(
-            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch."
+            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch and ppo."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
+    settings: SettingsOption = None,
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    share_projector: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Begin the image projection with this model's own, fixed."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 (mixed precision).")] = "float32",
     gradient_checkpointing: Annotated[
@@ -76,12 +86,14 @@ def run(
         reward_model=None if reward_model is None else str(reward_model),
         group_size=group_size,
         seed=seed,
+        share_projector=share_projector,
         device=device,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
     )
     if epochs is not None:
         options = replace(options, epochs=epochs)
+    options = with_settings(options, settings or [])
     check_writable(out, checkpoints, tensorboard)
     one_thread()
     with Bar() as bar:

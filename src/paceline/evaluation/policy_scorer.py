@@ -34,10 +34,12 @@ def policy_scorer(policy: NumpyPolicy, actions: np.ndarray, *, scale: float = 1.
     columns = np.searchsorted(actions, chosen)
 
     def score(problem: Problem, budget_ms: float | None) -> np.ndarray:
-        told = None if budget_ms is None else budget_ms / scale
+        on_profile = None if budget_ms is None else budget_ms / scale
+        full_ms = problem.mean_ms[:, problem.full] / scale
         values = np.full(problem.accuracy.shape, -np.inf)
         for start in range(0, len(values), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
+            told = policy.spec.told_ms(on_profile, full_ms[rows])
             scores = policy.scores(problem.image_features[rows], problem.question_features[rows], told)
             values[rows, columns] = policy.spec.temperature * scores
         return values
@@ -56,7 +58,8 @@ def decision_overhead(
     for row in rows:
         work = tuple(part[row, columns] for part in (table.tiles, table.vision_tokens, table.prompt_tokens))
         start = time.perf_counter()
-        scores = policy.scores(table.image_features[row], table.question_features[row], budget_ms)
+        told = policy.spec.told_ms(budget_ms, full_ms)
+        scores = policy.scores(table.image_features[row], table.question_features[row], told)
         mean, upper = latency.mean_and_upper(chosen, *work)
         pick(scores[None], mean[None], upper[None] <= budget_ms)
         seconds.append(time.perf_counter() - start)

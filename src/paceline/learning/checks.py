@@ -13,11 +13,12 @@ def check_whole(name: str, value: Any, least: int) -> None:
 
 
 def check_number(
-    name: str, value: float, *, above: float | None = None, below: float = math.inf, at_most: float = math.inf
+    name: str, value: Any, *, above: float | None = None, below: float = math.inf, at_most: float = math.inf
 ) -> None:
     """TrainError unless `value` is finite, at least 0 (or above `above`), below `below` and at most `at_most`."""
-    low = value > above if above is not None else value >= 0
-    if not (math.isfinite(value) and low and value < below and value <= at_most):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    low = number and (value > above if above is not None else value >= 0)
+    if not (low and math.isfinite(value) and value < below and value <= at_most):
         bound = f"below {below:g}" if below < math.inf else f"at most {at_most:g}"
         least = f"above {above:g}" if above is not None else "at least 0"
         raise TrainError(f"{name}: got {value!r}, expected a number {least} and {bound}")

@@ -1,7 +1,7 @@
 """Contexts to train and validate under: a hard budget and no price, or no limit and a price of time."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from paceline.learning.price import price_range
 
 GRID_POINTS = 8
 """Validation contexts of each kind."""
+BUDGET_KNOTS = 65
+"""Most quantiles of the configurations' latencies that balanced budgets are drawn between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +25,18 @@ class ContextRanges:
     budget_high_ms: float
     price_low: float  # accuracy per full latency
     price_high: float
+    budget_knots_ms: tuple[float, ...] | None = (
+        None  # evenly spaced quantiles to draw budgets from instead, ascending
+    )
+
+    def budgets_at(self, position: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Budgets in ms of positions in [0, 1]: geometric between the ends, or between the knots around it."""
+        if not self.budget_knots_ms:
+            return log_interpolate(position, self.budget_low_ms, self.budget_high_ms)
+        knots = torch.tensor(self.budget_knots_ms).log()
+        place = position * (len(knots) - 1)
+        below = place.long().clamp(max=len(knots) - 2)
+        return torch.lerp(knots[below], knots[below + 1], place - below).exp()
 
 
 def context_ranges(problem: DecisionProblem) -> ContextRanges:
@@ -36,6 +50,16 @@ def context_ranges(problem: DecisionProblem) -> ContextRanges:
     return ContextRanges(
         budget_low_ms=float(upper.min()), budget_high_ms=float(upper.max()), price_low=low, price_high=high
     )
+
+
+def balanced_over_budgets(ranges: ContextRanges, problem: DecisionProblem) -> ContextRanges:
+    """Ranges whose budgets fall equally often between any two neighbouring configurations' upper latencies.
+
+    Log-uniform budgets are spent mostly where few configurations are; these where the choice changes.
+    """
+    upper = problem.configuration_means(problem.upper_ms)
+    knots = np.quantile(upper, np.linspace(0.0, 1.0, min(len(upper), BUDGET_KNOTS)))
+    return replace(ranges, budget_knots_ms=tuple(knots.tolist()))
 
 
 def sample_contexts(
@@ -54,7 +78,7 @@ def sample_contexts(
     """
     position, chance = torch.rand((2, *shape), generator=generator)
     average = chance < average_share
-    budget = log_interpolate(position, ranges.budget_low_ms, ranges.budget_high_ms)
+    budget = ranges.budgets_at(position)
     price = log_interpolate(position, ranges.price_low, ranges.price_high)
     priced = average
     if mixed_share > 0:

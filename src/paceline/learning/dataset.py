@@ -14,9 +14,6 @@ from paceline.latency.estimate import LatencyEstimator
 from paceline.outcomes.chunks import cell_array, row_chunks
 from paceline.outcomes.table import CELL_FIELDS, OutcomeTable
 
-SMALLEST_SPREAD = 1e-6
-"""Features that vary less than this are constant: they are passed on as zeros."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DecisionProblem:
@@ -145,11 +142,3 @@ def _problem(
         upper_ms=upper_ms,
         full_latency_ms=full_latency_ms,
     )
-
-
-def feature_scaling(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and 1 / standard deviation per feature, float32 (f,); 0 instead for constant features."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    std = features.std(axis=0, dtype=np.float64)
-    scale = np.where(std > SMALLEST_SPREAD, 1.0 / np.maximum(std, SMALLEST_SPREAD), 0.0)
-    return mean.astype(np.float32), scale.astype(np.float32)

@@ -21,14 +21,17 @@ def clipped_policy_loss(
     old_log_prob: Float[Tensor, "*group action"],
     advantages: Float[Tensor, "*group action"],
     weights: Float[Tensor, "*group action"],
-    clip_eps: float,
+    *,
+    clip_low: float,
+    clip_high: float,
 ) -> tuple[Float[Tensor, "*group"], Float[Tensor, "*group"]]:
-    """- sum_i w_i min(ratio_i A_i, clip(ratio_i, 1 - eps, 1 + eps) A_i), and the clipped share, per group.
+    """- sum_i w_i min(ratio_i A_i, clip(ratio_i, 1 - low, 1 + high) A_i), and the clipped share, per group.
 
-    ratio = exp(log_prob - old_log_prob). w_i is 1/G for sampled actions, the old probability for all of them.
+    ratio = exp(log_prob - old_log_prob). w_i is 1/G for sampled actions, the old probability for all of them. A
+    `clip_high` above `clip_low` lets rare actions gain faster than common ones lose (DAPO, arXiv:2503.14476).
     """
     ratio = torch.exp(torch.where(weights > 0, log_prob - old_log_prob, 0.0))
-    clipped = ratio.clamp(1.0 - clip_eps, 1.0 + clip_eps)
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     gain = torch.minimum(ratio * advantages, clipped * advantages)
     outside = (weights * (clipped * advantages < ratio * advantages)).sum(dim=-1)
     return -(weights * gain).sum(dim=-1), outside.detach()
@@ -42,6 +45,24 @@ def kl_divergence(
     """KL(policy || reference) = sum_a p(a) (log p(a) - log q(a)), exact over the masked-in actions, in nats."""
     difference = torch.where(mask, log_prob - reference_log_prob, 0.0)
     return (log_prob.exp() * difference).sum(dim=-1)
+
+
+def sampled_kl_divergence(
+    log_prob: Float[Tensor, "*group draw"],
+    old_log_prob: Float[Tensor, "*group draw"],
+    reference_log_prob: Float[Tensor, "*group draw"],
+    weights: Float[Tensor, "*group draw"],
+) -> Float[Tensor, "*group"]:
+    """KL(policy || reference) from actions that the old policy drew: sum_i w_i (p/old)_i (q/p - 1 - log q/p)_i.
+
+    The k3 estimator (Schulman 2020, joschu.net/blog/kl-approx.html): never negative and of less variance than
+    the plain mean of log p/q. Without the ratio p/old its gradient would be that of KL(reference || policy), and its
+    value biased from the second update on; with it both are unbiased.
+    """
+    taken = weights > 0
+    ratio = torch.exp(torch.where(taken, log_prob - old_log_prob, 0.0))
+    other = torch.where(taken, reference_log_prob - log_prob, 0.0)
+    return (weights * ratio * (torch.exp(other) - 1.0 - other)).sum(dim=-1)
 
 
 def entropy(

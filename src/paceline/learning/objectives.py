@@ -16,6 +16,7 @@ from paceline.learning.losses import (
     masked_log_softmax,
     mean_over,
     outcome_loss,
+    sampled_kl_divergence,
     target_loss,
 )
 from paceline.learning.options import TrainOptions
@@ -69,7 +70,7 @@ class Behaviour:
     advantages: Float[Tensor, "*group draw"]
     weights: Float[Tensor, "*group draw"]
     active: Bool[Tensor, "*group"]  # groups with something to learn from
-    reference_log_prob: Float[Tensor, "*group action"]
+    reference_log_prob: Float[Tensor, "*group draw"]
     counts: Metrics
 
 
@@ -91,6 +92,7 @@ def act(
     else:
         actions = draw_actions(log_prob, options.drawn, generator)
         log_prob, rewards = log_prob.gather(-1, actions), rewards.gather(-1, actions)
+        reference = reference.gather(-1, actions)
         weights = torch.full_like(log_prob, 1.0 / options.drawn)
     advantages, informative = group_advantages(rewards, weights, divide_by_std=options.divide_by_std)
     counts = {
@@ -124,19 +126,29 @@ def grpo_objective(
     behaviour: Behaviour,
     options: TrainOptions,
 ) -> tuple[Tensor, Metrics]:
-    """Clipped, group-relative policy loss + KL to the reference - entropy, over the active groups."""
+    """Clipped, group-relative policy loss + KL to the reference - entropy, over the active groups.
+
+    The KL is exact where all actions are weighted and the k3 estimate where they are drawn; the entropy is exact.
+    """
     log_prob = masked_log_softmax(logits, groups.feasible)
     taken = log_prob if behaviour.actions is None else log_prob.gather(-1, behaviour.actions)
     policy, clipped = clipped_policy_loss(
-        taken, behaviour.old_log_prob, behaviour.advantages, behaviour.weights, options.clip_eps
+        taken,
+        behaviour.old_log_prob,
+        behaviour.advantages,
+        behaviour.weights,
+        clip_low=options.clip_eps_low,
+        clip_high=options.clip_eps_high,
     )
-    divergence = mean_over(
-        kl_divergence(log_prob, behaviour.reference_log_prob, groups.feasible), behaviour.active
-    )
+    if behaviour.actions is None:
+        distance = kl_divergence(log_prob, behaviour.reference_log_prob, groups.feasible)
+    else:
+        distance = sampled_kl_divergence(
+            taken, behaviour.old_log_prob, behaviour.reference_log_prob, behaviour.weights
+        )
+    divergence = mean_over(distance, behaviour.active)
     spread = mean_over(entropy(log_prob, groups.feasible), behaviour.active)
-    loss = (
-        mean_over(policy, behaviour.active) + options.kl_weight * divergence - options.entropy_weight * spread
-    )
+    loss = mean_over(policy, behaviour.active) + options.kl * divergence - options.entropy_weight * spread
     return loss, {
         "loss": loss.item(),
         "kl": divergence.item(),

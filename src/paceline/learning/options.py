@@ -7,14 +7,32 @@ from typing import Any
 from paceline.errors import TrainError
 from paceline.learning.checks import check_number as _check_number
 from paceline.learning.checks import check_whole as _check_whole
-from paceline.policies.spec import HEADS, UNTESTED_HEADS
+from paceline.learning.input_options import (
+    ENCODINGS,
+    SCALINGS,
+    parse_augmentation,
+    parse_balance,
+    parse_reduction,
+)
+from paceline.policies.inputs import BUDGET_FORMS, IMAGE_FEATURES, QUESTION_FEATURES
+from paceline.policies.spec import HEADS, KNOBWISE_HEADS, UNTESTED_HEADS
 from paceline.rewards import RewardParams
 
-OUTPUT = {"grpo": "accuracy", "grpo_scratch": "logits", "supervised": "logits", "outcome": "accuracy"}
-"""Algorithm -> what its policy's outputs mean, see `PolicySpec.output`."""
+OUTPUT = {
+    "grpo": "accuracy",
+    "grpo_scratch": "logits",
+    "ppo": "logits",
+    "dpo": "logits",
+    "supervised": "logits",
+    "outcome": "accuracy",
+}
+"""Algorithm -> what its policy's outputs mean, see `PolicySpec.output`. docs/learners.md describes them."""
 ALGORITHMS = tuple(OUTPUT)
-SAMPLED_GROUP = {"grpo": 0, "grpo_scratch": 8}
-"""Algorithm -> actions drawn per group where the options do not say; 0: all tested ones."""
+DRAWN = {"grpo_scratch": 8, "ppo": 8}
+"""Algorithm -> actions drawn per group where the options do not say; others take all tested ones (0)."""
+KL_WEIGHT = {"grpo": 0.15}
+"""Algorithm -> weight of the KL where the options do not say; others have none."""
+KL_REFERENCES = ("start", "previous")
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 REWARDS = ("masked", "v1", "v2", "learned")
@@ -30,43 +48,45 @@ class TrainOptions:
     8
     """
 
-    algorithm: str = (
-        "grpo"  # see docs/learners.md: "grpo" (after a warm start), "grpo_scratch" (sampled groups),
-    )
-    # "supervised" (best feasible configuration) or "outcome" (outcome prediction alone)
+    algorithm: str = "grpo"  # of ALGORITHMS
     seed: int = 0
 
-    head: str = "joint"  # "joint", "independent" (per knob) or "embedding" (configurations by their knobs)
+    head: str = "joint"  # "joint", "independent" (per knob), "embedding" (configurations by their knobs),
+    # "autoregressive" (knob after knob) or "continuous" (a value per knob, rounded); see docs/architecture.md
     score_untested: bool = False  # decide among all of the knob space, not only among what was tested
     members: int = 3  # networks trained side by side; their mean score decides
     hidden: int = 128
     dropout: float = 0.4
-    temperature: float = (
-        0.05  # accuracy units: logits are predicted accuracy / temperature; "grpo" and "outcome"
-    )
+    # Accuracy units: logits are predicted accuracy / temperature; accuracy policies.
+    temperature: float = 0.05
 
-    warm_epochs: int = 60  # outcome prediction before GRPO
-    epochs: int = 20  # of GRPO after it; other algorithms take as many updates as both together
+    # Outcome prediction before "grpo", supervised learning before "dpo"; 0: no warm start.
+    warm_epochs: int = 60
+    epochs: int = 20  # of what follows; algorithms of one stage take as many updates as both together
     inner_epochs: int = 2  # updates per batch of groups
     batch_size: int = 128  # groups per member and step
     learning_rate: float = 2e-3  # of everything that starts from random weights; cosine to zero
-    policy_learning_rate: float = 7e-4  # of GRPO after the warm start; cosine to zero
+    policy_learning_rate: float = 7e-4  # of what follows a warm start; cosine to zero
     weight_decay: float = 0.02
     gradient_clip: float = 1.0  # per member
     patience: int = 15  # epochs without a better validation reward before stopping
 
-    group_size: int | None = (
-        None  # actions drawn per group; 0: all tested ones, weighted by their probability (the
-    )
-    # exact expectation, the limit of many); None: the algorithm's own (0 for "grpo", 8 for "grpo_scratch")
-    clip_eps: float = 0.2  # ratios of probabilities count within 1 +- this
-    kl_weight: float = 0.15  # accuracy units per nat from the warm start
-    entropy_weight: float = 0.05  # accuracy units per nat
-    divide_by_std: bool = False  # advantages in standard deviations of their group
+    # Actions drawn per group; 0: all tested ones, weighted by their probability, which is the exact expectation and
+    # the limit of many draws; None: the algorithm's own, see DRAWN.
+    group_size: int | None = None
+    clip_eps_low: float = 0.2  # a ratio of probabilities below 1 - this gains nothing more
+    clip_eps_high: float = 0.2  # nor does one above 1 + this
+    # Accuracy units per nat from the reference; None: the algorithm's own, see KL_WEIGHT.
+    kl_weight: float | None = None
+    # Weights the stage started from (warm or random), or "previous": the last epoch's.
+    kl_reference: str = "start"
+    entropy_weight: float = 0.05  # accuracy units per nat; "grpo", "grpo_scratch" and "ppo"
+    divide_by_std: bool = False  # advantages in standard deviations of their group; "grpo", "grpo_scratch"
+    dpo_beta: float = 0.5  # how much a log-ratio to the reference counts in the log-odds of a preference
+    dpo_pairs: int = 16  # pairs drawn per group
 
-    reward: str = (
-        "masked"  # accuracy - price * time under a feasibility mask; "v1", "v2": published; "learned"
-    )
+    # Accuracy - price * time under a feasibility mask; "v1", "v2": published; "learned".
+    reward: str = "masked"
     reward_params: RewardParams = field(default_factory=RewardParams)  # of v1 and v2
     baseline: str = "none"  # of v2: accuracy counts relative to this configuration's; "full", "best_static"
     baseline_scope: str = "split"  # mean accuracy of the baseline over the split, or of each "sample" its own
@@ -75,15 +95,28 @@ class TrainOptions:
     mask_infeasible: bool = True  # keep the policy off configurations whose upper latency exceeds the budget
     tie_break: float = 0.01  # accuracy per full latency, so that equal accuracy goes to the cheaper
     average_share: float = 0.5  # share of contexts without a limit but with a price of time
-    mixed_share: float = (
-        0.1  # policies that read the price: share of contexts with a limit that have a price too,
-    )
-    # and of those without that have none
+    # Policies that read the price: share of contexts with a limit that have a price too, and of those without a limit
+    # that have no price.
+    mixed_share: float = 0.1
+    relabel: bool = True  # draw new contexts at every step; False: each sample keeps one, drawn by the seed
+
+    # Inputs, see docs/inputs.md. Feature sets are chosen when outcomes are read; here they are checked.
+    image_features: str | None = None  # of `inputs.IMAGE_FEATURES`; None: what the table was read with
+    question_features: str | None = None  # of `inputs.QUESTION_FEATURES`; likewise
+    feature_scaling: str = "auto"  # "standard", "quantile", or "auto": quantile for columns of a table
+    reduce: str = "none"  # "pca:K", "learned:K": image and question features to K numbers each
+    budget_encoding: str = "sinusoidal"  # or "linear": the log position as one number
+    budget_form: str = "absolute"  # or "share" of the request's full latency, or the nearest "class"
+    augment: str | None = None  # "noise=..,dropout=..,mix=..", "none"; None: as the manifest says
+    balance: str | None = None  # some of "dataset,kind,budget", "none"; None: as the manifest says
 
     checkpoint_every: int = 5  # epochs
 
     device: str = "cpu"  # "cuda" needs a GPU; tables stay on the CPU
     precision: str = "float32"  # or "bfloat16": mixed precision, weights and losses stay float32
+    share_projector: str | None = (
+        None  # model (name or directory) whose projector begins the image projection
+    )
     gradient_checkpointing: bool = False  # compute hidden activations twice rather than keep them
 
     def __post_init__(self) -> None:
@@ -91,6 +124,7 @@ class TrainOptions:
             ("algorithm", ALGORITHMS),
             ("head", HEADS),
             ("reward", REWARDS),
+            ("kl_reference", KL_REFERENCES),
             ("device", DEVICES),
             ("precision", PRECISIONS),
             ("baseline", BASELINES),
@@ -103,7 +137,23 @@ class TrainOptions:
                 f"score_untested: head {self.head!r} scores tested configurations only, expected one of "
                 f"{list(UNTESTED_HEADS)}"
             )
-        whole = ("members", "hidden", "inner_epochs", "batch_size", "patience", "checkpoint_every")
+        self._check_inputs()
+        if self.head in KNOBWISE_HEADS and self.output != "logits":
+            fitting = [name for name, output in OUTPUT.items() if output == "logits"]
+            raise TrainError(
+                f"head: {self.head!r} gives probabilities of configurations, algorithm {self.algorithm!r} predicts "
+                f"their accuracy; expected one of the algorithms {fitting}, or one of the heads "
+                f"{[head for head in HEADS if head not in KNOBWISE_HEADS]}"
+            )
+        whole = (
+            "members",
+            "hidden",
+            "inner_epochs",
+            "batch_size",
+            "patience",
+            "dpo_pairs",
+            "checkpoint_every",
+        )
         for name in whole:
             _check_whole(name, getattr(self, name), 1)
         _check_whole("warm_epochs", self.warm_epochs, 0)
@@ -111,11 +161,19 @@ class TrainOptions:
         if self.warm_epochs + self.epochs == 0:
             raise TrainError("epochs and warm_epochs: got 0 for both, expected at least one epoch")
         if self.group_size:
-            _check_whole("group_size", self.group_size, 2)
-        for name in ("temperature", "learning_rate", "policy_learning_rate", "gradient_clip", "clip_eps"):
+            _check_whole("group_size", self.group_size, 1 if self.algorithm == "ppo" else 2)
+        for name in ("temperature", "learning_rate", "policy_learning_rate", "gradient_clip"):
             _check_number(name, getattr(self, name), above=0.0)
-        for name in ("weight_decay", "kl_weight", "entropy_weight", "tie_break"):
+        for name in ("clip_eps_high", "dpo_beta"):
+            _check_number(name, getattr(self, name), above=0.0)
+        _check_number("clip_eps_low", self.clip_eps_low, above=0.0, at_most=1.0)
+        for name in ("weight_decay", "entropy_weight", "tie_break"):
             _check_number(name, getattr(self, name))
+        if self.kl_weight is not None:
+            _check_number("kl_weight", self.kl_weight)
+        for name in ("divide_by_std", "mask_infeasible", "relabel"):
+            if not isinstance(getattr(self, name), bool):
+                raise TrainError(f"{name}: got {getattr(self, name)!r}, expected true or false")
         _check_number("dropout", self.dropout, below=1.0)
         for name in ("average_share", "mixed_share"):
             _check_number(name, getattr(self, name), at_most=1.0)
@@ -139,7 +197,34 @@ class TrainOptions:
     @property
     def drawn(self) -> int:
         """Actions drawn per group; 0: all tested ones."""
-        return SAMPLED_GROUP.get(self.algorithm, 0) if self.group_size is None else self.group_size
+        return DRAWN.get(self.algorithm, 0) if self.group_size is None else self.group_size
+
+    @property
+    def kl(self) -> float:
+        """Weight of the KL to the reference."""
+        return KL_WEIGHT.get(self.algorithm, 0.0) if self.kl_weight is None else self.kl_weight
+
+    def _check_inputs(self) -> None:
+        for name, allowed in (
+            ("image_features", (None, *IMAGE_FEATURES)),
+            ("question_features", (None, *QUESTION_FEATURES)),
+            ("feature_scaling", SCALINGS),
+            ("budget_encoding", tuple(ENCODINGS)),
+            ("budget_form", BUDGET_FORMS),
+        ):
+            if getattr(self, name) not in allowed:
+                listed = [value for value in allowed if value is not None]
+                raise TrainError(f"{name}: got {getattr(self, name)!r}, expected one of {listed}")
+        parse_reduction(self.reduce)
+        parse_balance(self.balance)
+        plain = self.reduce == "none" and self.feature_scaling != "quantile"
+        if self.share_projector is not None and not plain:
+            raise TrainError(
+                f"share_projector: got reduce {self.reduce!r} and feature_scaling {self.feature_scaling!r}, expected "
+                "none and standard; the model's projector is linear in its own features"
+            )
+        if self.augment is not None:
+            parse_augmentation(self.augment)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value from which `from_json` makes equal options."""

@@ -1,9 +1,9 @@
-"""Drawing train samples by weight and changing their features, as the outcomes' manifest says.
+"""Drawing train samples by weight and changing their features, as the outcomes' manifest or the options say.
 
 Only the source of training groups does this; validation sees every sample once, as it is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from paceline.errors import TrainError
-from paceline.outcomes.preparation import KEY, Preparation, group_labels
+from paceline.learning.input_options import parse_augmentation, parse_balance
+from paceline.learning.options import TrainOptions
+from paceline.outcomes.preparation import KEY, LIMITS, Preparation, balanced_weights, group_labels
 from paceline.outcomes.table import OutcomeTable
 
 
@@ -36,23 +38,25 @@ class TrainPreparation:
         self,
         features: Float[Tensor, "sample feature"],
         rows: Int[Tensor, "*group"],
-        varying: Bool[Tensor, " feature"],
+        spread: Float[Tensor, " feature"],
         generator: torch.Generator,
+        kept: Bool[Tensor, " feature"] | None = None,
     ) -> Float[Tensor, "*group feature"]:
         """Features of `rows`, mixed with others of their kind, with noise and with some dropped.
 
-        `features`: standardised, of all train samples, so that a dropped feature (0) is at its mean. Features that
-        are constant, not `varying`, stay 0.
+        `features`: scaled, of all train samples, so that a dropped feature (0) is at its mean. `spread`: standard
+        deviations, the unit of the noise; 0 for constant features, which stay 0. Features that are `kept` do not
+        change: they count tokens.
         """
         chosen, recipe = features[rows], self.recipe
         if recipe.mix:
             share = recipe.mix * torch.rand(rows.shape, generator=generator).unsqueeze(-1)
             chosen = (1 - share) * chosen + share * features[self._partners(rows, generator)]
         if recipe.noise:
-            chosen = chosen + recipe.noise * varying * torch.randn(chosen.shape, generator=generator)
+            chosen = chosen + recipe.noise * spread * torch.randn(chosen.shape, generator=generator)
         if recipe.dropout:
             chosen = chosen * (torch.rand(chosen.shape, generator=generator) >= recipe.dropout)
-        return chosen
+        return chosen if kept is None else torch.where(kept, features[rows], chosen)
 
     def _partners(self, rows: Int[Tensor, "*group"], generator: torch.Generator) -> Int[Tensor, "*group"]:
         """For each row another sample of its data set and kind, drawn evenly; itself where it is the only one."""
@@ -64,13 +68,21 @@ class TrainPreparation:
         return order[start[kind] + torch.minimum(drawn, counts[kind] - 1)]
 
 
-def train_preparation(train: OutcomeTable) -> TrainPreparation:
-    """The recipe of a table, for its train split.
+def train_preparation(train: OutcomeTable, options: TrainOptions | None = None) -> TrainPreparation:
+    """The recipe of a table, for its train split; what the options say replaces what the manifest does.
 
     Raises:
         TrainError: a train sample whose group has no weight in the manifest.
     """
     recipe = Preparation.from_json(train.manifest.options.get(KEY))
+    options = options or TrainOptions()
+    if options.augment is not None:
+        amounts = parse_augmentation(options.augment)
+        recipe = replace(recipe, **{name: getattr(amounts, name) for name in LIMITS})
+    balance, _ = parse_balance(options.balance)
+    if balance is not None:
+        labels = group_labels(balance, train.dataset.tolist(), train.kind.tolist())
+        recipe = replace(recipe, balance=balance, weights=balanced_weights(labels) if balance else {})
     weights = None
     if recipe.balance:
         labels = group_labels(recipe.balance, train.dataset.tolist(), train.kind.tolist()).tolist()

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from paceline.errors import TrainError
 from paceline.learning.checks import check_number, check_whole
-from paceline.learning.dataset import feature_scaling
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.learning.reward_examples import PreferredOutcomes, ScoredOutcomes
 from paceline.learning.reward_model import RewardModel, RewardNetwork
+from paceline.policies.feature_scaling import FeatureScaling
 
 LEAST_EXAMPLES = 20
 """Fewer cannot be split into some to learn from and some to stop by."""
@@ -192,7 +192,8 @@ def _fit(
 def _standardised(
     inputs: np.ndarray,
 ) -> tuple[Float[Tensor, "example input"], tuple[np.ndarray, np.ndarray]]:
-    mean, scale = feature_scaling(inputs)
+    fitted = FeatureScaling.fit(inputs, "standard")
+    mean, scale = fitted.first, fitted.second
     return torch.from_numpy(((inputs - mean) * scale).astype(np.float32)), (mean, scale)
 
 

@@ -10,20 +10,23 @@ import numpy as np
 import torch
 
 from paceline.latency.estimate import LatencyEstimator
-from paceline.learning.contexts import ContextRanges, context_ranges
-from paceline.learning.dataset import DecisionProblem, feature_scaling, split_samples, training_problems
+from paceline.learning.contexts import ContextRanges, balanced_over_budgets, context_ranges
+from paceline.learning.dataset import DecisionProblem, split_samples, training_problems
 from paceline.learning.groups import GroupSource
+from paceline.learning.input_options import ENCODINGS, parse_balance, parse_reduction
+from paceline.learning.inputs import fit_inputs, input_spec
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.scored_actions import actions_to_score
+from paceline.learning.sharing import projector_digest, shared_projector
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.numpy_policy import NumpyPolicy
-from paceline.policies.spec import PolicySpec
+from paceline.policies.spec import KNOBWISE_HEADS, PolicySpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -65,25 +68,47 @@ def train_controller_policy(
     started = time.perf_counter()
     train, validation = training_problems(table, latency)
     ranges = context_ranges(train)
+    if parse_balance(options.balance)[1]:
+        ranges = balanced_over_budgets(ranges, train)
     warnings = _warnings(train)
     for warning in warnings:
         progress.message(warning)
-    spec = _spec(table, train, ranges, options)
+    spec = spec_of(table, train, ranges, options)
     generator = torch.Generator().manual_seed(options.seed)
     scored = None
     if options.score_untested or scored_actions is not None:
         scored = actions_to_score(table.space, table.actions, options.head, scored_actions)
-    network = PolicyNetwork(spec, table.space, dropout=options.dropout, generator=generator)
-    scaling = feature_scaling(train.features)
-    preparation = train_preparation(split_samples(table, "train"))
-    train_source = GroupSource(train, spec, table.space, options, scaling, preparation)
-    validation_source = GroupSource(validation, spec, table.space, options, scaling)
+    reduction, reduced = parse_reduction(options.reduce)
+    inputs = fit_inputs(
+        train.features,
+        table.image_width,
+        table.feature_choice,
+        method=spec.inputs.feature_scaling,
+        components=reduced if reduction == "pca" else None,
+    )
+    projector = None
+    if options.share_projector is not None:
+        projector = shared_projector(options.share_projector, table, inputs.image.scaling.second)
+    network = PolicyNetwork(
+        inputs.network_spec(spec),
+        table.space,
+        dropout=options.dropout,
+        generator=generator,
+        reduced=reduced if reduction == "learned" else None,
+        image_columns=inputs.image_columns,
+        projector=projector,
+    )
+    preparation = train_preparation(split_samples(table, "train"), options)
+    train_source = GroupSource(train, spec, table.space, options, inputs, preparation)
+    validation_source = GroupSource(validation, spec, table.space, options, inputs)
     trainer = Trainer(network, train_source, validation_source, ranges, options, generator)
     digests = {"train": train.digest(), "validation": validation.digest()}
     if KEY in table.manifest.options:
         digests[KEY] = json.dumps(preparation.recipe.to_json(), sort_keys=True)
     if train_source.rewards.model is not None:
         digests["reward_model_weights"] = train_source.rewards.model.digest()
+    if projector is not None:
+        digests["projector"] = projector_digest(projector)
     fingerprint = fingerprint_of(options, digests)
     writer = ScalarWriter(tensorboard_dir)
     try:
@@ -92,7 +117,7 @@ def train_controller_policy(
         writer.close()
     return TrainedPolicy(
         spec=spec if scored is None else replace(spec, actions=tuple(scored.tolist())),
-        arrays=dict(export_arrays(network.cpu(), *scaling, scored)),
+        arrays=inputs.folded(export_arrays(network.cpu(), scored_actions=scored)),
         history=trainer.history,
         facts={
             "algorithm": options.algorithm,
@@ -109,25 +134,30 @@ def train_controller_policy(
     )
 
 
-def _spec(
+def spec_of(
     table: OutcomeTable, train: DecisionProblem, ranges: ContextRanges, options: TrainOptions
 ) -> PolicySpec:
     means = train.configuration_means(train.mean_ms)
+    columns = (table.image_width, table.features.shape[1] - table.image_width)
+    image_width, question_width = table.feature_choice.widths(*columns)
     reads_price = options.output == "logits"
     return PolicySpec(
         head=options.head,
         members=options.members,
-        image_width=table.image_width,
-        question_width=table.features.shape[1] - table.image_width,
+        image_width=image_width,
+        question_width=question_width,
         hidden=options.hidden,
         budget_low_ms=float(means.min()),
         budget_high_ms=float(means.max()),
         full_latency_ms=train.full_latency_ms,
         actions=tuple(int(action) for action in table.actions),
+        budget_dimensions=ENCODINGS[options.budget_encoding],
         temperature=1.0 if reads_price else options.temperature,
         output=options.output,
+        knob_options=table.space.shape if options.head in KNOBWISE_HEADS else None,
         price_low=ranges.price_low if reads_price else None,
         price_high=ranges.price_high if reads_price else None,
+        inputs=input_spec(table, means, options),
     )
 
 
@@ -167,7 +197,7 @@ def _outcome_facts(trainer: Trainer) -> dict[str, Any]:
         "validation_average_reward": score.average_reward,
         "best_epochs": trainer.best_epochs,
     }
-    if trainer.stages[0].name == "warm":
+    if trainer.stages[0].name == "warm" or len(trainer.stages) > 1:
         kept = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
         trainer.network.load_state_dict(trainer.reference)
         facts["warm_start_validation_reward"] = trainer.score().reward

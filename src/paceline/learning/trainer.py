@@ -4,13 +4,15 @@ import copy
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from paceline.learning.batch_objective import BatchObjective, batch_objective
 from paceline.learning.checkpoint import (
     Checkpoint,
     read_checkpoint,
@@ -21,16 +23,11 @@ from paceline.learning.checkpoint import (
 from paceline.learning.compute import Compute
 from paceline.learning.contexts import ContextRanges, validation_contexts
 from paceline.learning.groups import Groups, GroupSource
-from paceline.learning.objectives import (
-    Metrics,
-    act,
-    action_logits,
-    grpo_objective,
-    outcome_objective,
-    supervised_objective,
-)
+from paceline.learning.objectives import Metrics
 from paceline.learning.options import TrainOptions
+from paceline.learning.ppo import ValueNetwork
 from paceline.learning.progress import Progress, ScalarWriter
+from paceline.learning.stages import Stage, stages_of
 from paceline.learning.validation import ValidationScore, validate
 from paceline.policies.network import PolicyNetwork
 
@@ -38,35 +35,6 @@ Weights = dict[str, Tensor]
 
 SMOOTHED_EPOCHS = 3
 """Validation rewards are averaged over this many epochs before they are compared: single ones are noisy."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
-    """Epochs with one objective."""
-
-    name: str  # "warm", "grpo" or "supervised"
-    epochs: int
-    learning_rate: float
-    updates: int  # per batch
-
-
-def stages_of(options: TrainOptions) -> list[Stage]:
-    """The stages of an algorithm; every algorithm takes the same number of updates.
-
-    >>> [(stage.name, stage.epochs * stage.updates) for stage in stages_of(TrainOptions(warm_epochs=3, epochs=2))]
-    [('warm', 3), ('grpo', 4)]
-    """
-    warm = Stage(name="warm", epochs=options.warm_epochs, learning_rate=options.learning_rate, updates=1)
-    total = options.warm_epochs + options.epochs * options.inner_epochs
-    if options.algorithm == "grpo":
-        rate, updates = options.policy_learning_rate, options.inner_epochs
-        return [warm, Stage(name="grpo", epochs=options.epochs, learning_rate=rate, updates=updates)]
-    if options.algorithm == "grpo_scratch":
-        rate, updates = options.learning_rate, options.inner_epochs
-        epochs = math.ceil(total / updates)
-        return [Stage(name="grpo", epochs=epochs, learning_rate=rate, updates=updates)]
-    name = "warm" if options.algorithm == "outcome" else "supervised"
-    return [Stage(name=name, epochs=total, learning_rate=options.learning_rate, updates=1)]
 
 
 class Trainer:
@@ -95,9 +63,14 @@ class Trainer:
         self.epoch = 0  # finished in this stage
         self.best_epoch = 0
         self.best_epochs: dict[str, int] = {}  # by finished stage; 0 is what the stage started from
-        self.reference: Weights = {}  # what GRPO starts from: the warm start once there is one, or random weights
-        if self.stages[0].name == "grpo":
+        self.reference: Weights = {}  # what the last stage starts from: the warm start, or random weights
+        if len(self.stages) == 1 and self.stages[0].name == "grpo":
             self.reference = _copy(network)
+        self.value: ValueNetwork | None = None
+        if options.algorithm == "ppo":
+            inputs = train.features.shape[1] + network.spec.code_width
+            value = ValueNetwork(network.spec.members, inputs, network.spec.hidden, generator)
+            self.value = value.to(options.device)
         self.history: list[dict[str, Any]] = []
         self._begin_stage()
 
@@ -138,8 +111,10 @@ class Trainer:
 
     def _begin_stage(self) -> None:
         """Fresh optimiser; the weights as they are count as epoch 0 of the stage."""
-        decayed = [p for name, p in self.network.named_parameters() if name.endswith("weight")]
-        plain = [p for name, p in self.network.named_parameters() if not name.endswith("weight")]
+        trained = [self.network] if self.value is None else [self.network, self.value]
+        named = [pair for network in trained for pair in network.named_parameters()]
+        decayed = [p for name, p in named if name.endswith("weight")]
+        plain = [p for name, p in named if not name.endswith("weight")]
         groups = [
             {"params": decayed, "weight_decay": self.options.weight_decay},
             {"params": plain, "weight_decay": 0.0},
@@ -150,10 +125,10 @@ class Trainer:
         self.recent = [self.best_reward]
 
     def _end_stage(self, stage: Stage) -> str:
-        """Keep the best epoch's weights; those of the warm start become the reference."""
+        """Keep the best epoch's weights; those of a warm start become the reference."""
         self.network.load_state_dict(self.best_weights)
         self.best_epochs[stage.name] = self.best_epoch
-        if stage.name == "warm":
+        if stage.name == "warm" or stage is not self.stages[-1]:
             self.reference = _copy(self.network)
         return (
             f"{stage.name}: validation reward {self.best_reward:.4f} at epoch {self.best_epoch} "
@@ -163,7 +138,7 @@ class Trainer:
     def _run_epoch(self, stage: Stage) -> None:
         order = self.train_source.order(self.options.members, self.generator)
         totals: Metrics = {}
-        reference = self._reference_network() if stage.name == "grpo" else None
+        reference = self._reference_network(stage) if stage.name in ("grpo", "dpo") else None
         for step, rows in enumerate(order.split(self.options.batch_size, dim=1)):
             groups = self.train_source.random_groups(rows, self.ranges, self.generator)
             fraction = (self.epoch * self.steps_per_epoch + step) / (stage.epochs * self.steps_per_epoch)
@@ -179,32 +154,46 @@ class Trainer:
             group["lr"] = rate
         masks = self.network.draw_masks(groups.features.shape[1], self.generator)
         groups = self.compute.placed(groups)
-        behaviour, metrics = None, {}
+        objective, metrics = None, {}
         for _ in range(stage.updates):
             outputs = self.compute.outputs(self.network, groups.features, groups.codes, masks)
-            logits = action_logits(self.network.spec, outputs, groups.charge)
-            if stage.name == "warm":
-                loss, metrics = outcome_objective(outputs, groups)
-            elif stage.name == "supervised":
-                loss, metrics = supervised_objective(logits, groups, self.options)
-            elif stage.name == "grpo" and reference is not None:
-                if behaviour is None:
-                    with torch.no_grad():
-                        known = self.compute.outputs(reference, groups.features, groups.codes)
-                    reference_logits = action_logits(self.network.spec, known, groups.charge)
-                    behaviour = act(logits, reference_logits, groups, self.options, self.generator)
-                loss, metrics = grpo_objective(logits, groups, behaviour, self.options)
-            else:
-                raise ValueError(f"stage {stage.name!r} has no objective")
+            if objective is None:  # what is drawn or held is that of the first update
+                objective = self._objective(stage, outputs.detach(), groups, reference)
+            loss, metrics = objective(outputs)
             self.optimiser.zero_grad(set_to_none=True)
             (loss * self.options.members).backward()
-            clip_members(list(self.network.parameters()), self.options.gradient_clip)
+            for network in (self.network, self.value):
+                if network is not None:
+                    clip_members(list(network.parameters()), self.options.gradient_clip)
             self.optimiser.step()
-        return metrics | (behaviour.counts if behaviour is not None else {})
+        return metrics
 
-    def _reference_network(self) -> PolicyNetwork:
+    def _objective(
+        self, stage: Stage, outputs: Tensor, groups: Groups, reference: PolicyNetwork | None
+    ) -> BatchObjective:
+        """The loss of a batch, with what the stage draws or holds for all updates on it."""
+        known, values = None, None
+        if reference is not None:
+            with torch.no_grad():
+                known = self.compute.outputs(reference, groups.features, groups.codes)
+        if self.value is not None:
+            values = partial(self.compute.outputs, self.value, groups.features, groups.codes)
+        return batch_objective(
+            stage.name,
+            outputs,
+            groups,
+            self.network.spec,
+            self.options,
+            self.generator,
+            reference=known,
+            values=values,
+        )
+
+    def _reference_network(self, stage: Stage) -> PolicyNetwork:
+        """The policy that a stage holds on to: the one it started from, or as it is before this epoch."""
         network = copy.deepcopy(self.network)
-        network.load_state_dict(self.reference)
+        if stage.name == "dpo" or self.options.kl_reference == "start":
+            network.load_state_dict(self.reference)
         return network.requires_grad_(False)
 
     def _record(self, stage: Stage, totals: Metrics) -> None:
@@ -233,6 +222,7 @@ class Trainer:
             | with_prefix("best", self.best_weights)
             | with_prefix("reference", self.reference)
             | with_prefix("optimiser", optimiser)
+            | with_prefix("value", {} if self.value is None else self.value.state_dict())
             | {"generator": self.generator.get_state()}
         )
         names = ("stage_index", "epoch", "best_epoch", "best_reward", "best_epochs", "recent", "history")
@@ -247,6 +237,8 @@ class Trainer:
         """Continue from a checkpoint of the same run."""
         tensors = checkpoint.tensors
         self.network.load_state_dict(without_prefix("network", tensors))
+        if self.value is not None:
+            self.value.load_state_dict(without_prefix("value", tensors))
         self.best_weights = without_prefix("best", tensors)
         self.reference = without_prefix("reference", tensors)
         state: dict[int, dict[str, Tensor]] = {}

@@ -25,7 +25,7 @@ def validate(
     network: PolicyNetwork, source: GroupSource, contexts: list[tuple[float, float]]
 ) -> ValidationScore:
     """Score the policy on a split under (budget, price) contexts."""
-    reads_price = network.spec.output == "logits"
+    reads_price, relative = network.spec.output == "logits", source.spec.inputs.relative
     device = next(network.parameters()).device
     totals = [_Total() for _ in contexts]
     for part in row_chunks(len(source), len(network.spec.actions)):
@@ -35,7 +35,10 @@ def validate(
         for total, (budget, price) in zip(totals, contexts, strict=True):
             seen = (budget, price if reads_price else 0.0)
             if seen not in scores:
-                codes = source.codes(*torch.tensor(seen).unsqueeze(-1)).expand(network.spec.members, -1, -1)
+                told, priced = torch.tensor(seen).unsqueeze(-1)
+                if relative:
+                    told, priced = source.told_ms(rows, told.expand(len(rows))), priced.expand(len(rows))
+                codes = source.codes(told, priced).expand(network.spec.members, -1, -1)
                 outputs = network.decide(read + network.read_budget(codes.to(device)))
                 scores[seen] = network.mean_scores(outputs).cpu()
             groups = source.groups(rows, torch.full((len(rows),), budget), torch.full((len(rows),), price))

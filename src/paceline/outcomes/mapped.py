@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from paceline.errors import OutcomesError
 from paceline.knobs import KnobSpace
 from paceline.outcomes.chunks import reserve
+from paceline.outcomes.files import exclusive
 from paceline.outcomes.groups import group_means, group_medians
 from paceline.outcomes.rows import (
     BATCH_ROWS,
@@ -33,7 +35,7 @@ from paceline.outcomes.table import CELL_FIELDS, COUNT_CELLS
 MAPPED_ROWS = 1 << 22
 """From this many rows of outcomes on, cells are mapped from files; smaller tables are read into memory."""
 
-DIRECTORY, KEY = ".cells", "key.json"
+DIRECTORY, KEY, UNFINISHED = ".cells", "key.json", ".tmp"
 LAYOUT_VERSION = 1
 FOOTER_BYTES = 1 << 16
 """Of the end of a Parquet file, where its statistics are: part of what tells two files apart."""
@@ -62,25 +64,33 @@ def mapped_cells(
     found = _load(kept, key)
     if found is not None:
         return found
+    _clear_unfinished(path.parent)
     try:
-        made = Path(tempfile.mkdtemp(prefix=f"{DIRECTORY}.", suffix=".tmp", dir=path.parent))
+        made = Path(tempfile.mkdtemp(prefix=f"{DIRECTORY}.", suffix=UNFINISHED, dir=path.parent))
     except OSError:  # outcomes that may only be read: for this process alone
-        made = Path(tempfile.mkdtemp(prefix="paceline-cells."))
-        kept = None
+        made, kept = Path(tempfile.mkdtemp(prefix="paceline-cells.")), None
     try:
-        _make(path, space, sample_ids, made, key)
-        if kept is not None:
-            shutil.rmtree(kept, ignore_errors=True)
-            made = _moved(made, kept)
-        loaded = _load(made, key)
-    except BaseException:
+        with exclusive(made):
+            _make(path, space, sample_ids, made, key)
+            loaded = _load(made, key)
+            if loaded is None:
+                raise OutcomesError(f"{made}: cannot be read after it was written; check the disk, try again")
+            if kept is not None:
+                made.chmod(path.parent.stat().st_mode & 0o777)
+                shutil.rmtree(kept, ignore_errors=True)
+                # Where another process was faster, its files stay. What is mapped outlives its name.
+                with suppress(OSError):
+                    os.replace(made, kept)
+    finally:
         shutil.rmtree(made, ignore_errors=True)
-        raise
-    if kept is None or made != kept:
-        shutil.rmtree(made, ignore_errors=True)  # what is mapped stays until the process ends
-    if loaded is None:
-        raise OutcomesError(f"{made}: cannot be read after it was written; free space on the disk, try again")
     return loaded
+
+
+def _clear_unfinished(directory: Path) -> None:
+    """Remove what killed processes left; one that is still at work holds its own."""
+    for left in directory.glob(f"{DIRECTORY}.*{UNFINISHED}"):
+        with suppress(OSError, OutcomesError), exclusive(left):
+            shutil.rmtree(left)
 
 
 def _key(path: Path, space: KnobSpace, sample_ids: np.ndarray) -> dict[str, Any]:
@@ -111,15 +121,6 @@ def _load(directory: Path, key: dict[str, Any]) -> tuple[np.ndarray, dict[str, n
     except (OSError, ValueError, EOFError):
         return None
     return actions, cells
-
-
-def _moved(made: Path, kept: Path) -> Path:
-    """`made` renamed to `kept`; as it is where another process was faster."""
-    try:
-        os.replace(made, kept)
-    except OSError:
-        return made
-    return kept
 
 
 def _make(path: Path, space: KnobSpace, sample_ids: np.ndarray, directory: Path, key: dict[str, Any]) -> None:

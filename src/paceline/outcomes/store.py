@@ -30,6 +30,7 @@ from paceline.outcomes.mapped import is_large, mapped_cells
 from paceline.outcomes.progress import Progress, Silence
 from paceline.outcomes.rows import OutcomeRows, damaged, listed, read_rows, refuse_duplicates
 from paceline.outcomes.table import CELL_FIELDS, COUNT_CELLS, SAMPLE_FIELDS, SPLITS, OutcomeTable
+from paceline.policies.inputs import FeatureChoice
 
 MANIFEST, OUTCOMES, SAMPLES, FEATURES = (
     "manifest.json",
@@ -69,6 +70,7 @@ def read_table(path: Path | str) -> OutcomeTable:
         features=features,
         image_width=manifest.image_width,
         manifest=manifest,
+        feature_choice=FeatureChoice(),
     )
 
 

@@ -1,13 +1,14 @@
 """The outcome table in memory: sample x configuration arrays."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from paceline.errors import OutcomesError
 from paceline.knobs import KnobSpace
 from paceline.outcomes.manifest import Manifest
+from paceline.policies.inputs import FeatureChoice
 
 SPLITS = ("train", "validation", "test")
 
@@ -44,6 +45,7 @@ class OutcomeTable:
     features: np.ndarray  # float32 (n, f): image features, then question features
     image_width: int  # how many of the f columns are image features
     manifest: Manifest
+    feature_choice: FeatureChoice = field(default_factory=FeatureChoice)  # what `features` are
 
     def __post_init__(self) -> None:
         self._check_shapes()

@@ -27,7 +27,9 @@ class EmbeddingHead(nn.Module):
     ) -> None:
         super().__init__()
         self.space, self.tested, self.hidden = space, actions, hidden
-        self.register_buffer("features", torch.from_numpy(knob_features(space, actions, actions)))
+        self.register_buffer(
+            "features", torch.from_numpy(knob_features(space, actions, actions)), persistent=False
+        )
         self.read = StackedLinear(members, self.features.shape[1], EMBEDDING_WIDTH, generator)
         self.embed = StackedLinear(members, EMBEDDING_WIDTH, hidden + 1, generator)
 
@@ -36,11 +38,13 @@ class EmbeddingHead(nn.Module):
         weight, bias = self._layer(self.features)
         return torch.baddbmm(bias, hidden, weight)
 
-    def folded(self, actions: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def exported(self, actions: np.ndarray | None = None) -> dict[str, Tensor]:
         """The same function as one linear layer, over any `actions` of the knob space (default: the tested)."""
-        if actions is None:
-            return self._layer(self.features)
-        return self._layer(torch.from_numpy(knob_features(self.space, actions, self.tested)))
+        features = self.features
+        if actions is not None:
+            features = torch.from_numpy(knob_features(self.space, actions, self.tested)).to(features.device)
+        weight, bias = self._layer(features)
+        return {"head.weight": weight, "head.bias": bias}
 
     def _layer(
         self, features: Float[Tensor, "action feature"]

@@ -107,6 +107,17 @@ class FeatureScaling:
         start = self.second[upper - 1, column]
         return (start + share * (self.second[upper, column] - start)).reshape(features.shape)
 
+    def part(self, columns: slice) -> "FeatureScaling":
+        """The scaling of some of the features."""
+        first, second = (np.ascontiguousarray(array[..., columns]) for array in (self.first, self.second))
+        return FeatureScaling(method=self.method, first=first, second=second)
+
+    def beside(self, other: "FeatureScaling") -> "FeatureScaling":
+        """The scaling of these features and, after them, of others; both of one method."""
+        first = np.concatenate([self.first, other.first], axis=-1)
+        second = np.concatenate([self.second, other.second], axis=-1)
+        return FeatureScaling(method=self.method, first=first, second=second)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """float32 arrays by name, for a controller's policy.safetensors; `from_arrays` reads them."""
         names = _NAMES[self.method]

@@ -1,4 +1,4 @@
-"""Output heads: one logit per tested configuration (joint), or per knob option and summed (independent)."""
+"""Output heads by name; the two simplest: a logit per tested configuration, or per option of a knob and summed."""
 
 from typing import TypeAlias
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from paceline.errors import TrainError
 from paceline.knobs import KnobSpace
+from paceline.policies.autoregressive_head import AutoregressiveHead
+from paceline.policies.continuous_head import ContinuousHead
 from paceline.policies.embedding_head import EmbeddingHead
 from paceline.policies.spec import HEADS, UNTESTED_HEADS
 from paceline.policies.stacked import StackedLinear
@@ -17,14 +19,14 @@ from paceline.policies.stacked import StackedLinear
 class JointHead(StackedLinear):
     """A logit per tested configuration."""
 
-    def folded(self, actions: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """Weight (member, hidden, action) and bias (member, 1, action); TrainError for `actions` of one's own."""
+    def exported(self, actions: np.ndarray | None = None) -> dict[str, Tensor]:
+        """Weight (member, hidden, action) and bias (member, 1, action); TrainError for other `actions`."""
         if actions is not None:
             raise TrainError(
                 "head: 'joint' has a logit for each tested configuration and none for others; train with one of "
                 f"{list(UNTESTED_HEADS)} to score configurations that were not tested"
             )
-        return self.weight, self.bias
+        return {"head.weight": self.weight, "head.bias": self.bias}
 
 
 class IndependentHead(nn.Module):
@@ -47,7 +49,7 @@ class IndependentHead(nn.Module):
         """Logits of the tested configurations."""
         return self.options(hidden) @ self.chosen
 
-    def folded(self, actions: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def exported(self, actions: np.ndarray | None = None) -> dict[str, Tensor]:
         """The same function as one linear layer: weight (member, hidden, action), bias (member, 1, action).
 
         Over any `actions` whose options were all tested, in some configuration; TrainError for others.
@@ -63,7 +65,7 @@ class IndependentHead(nn.Module):
                         "configuration holds; leave it out, or use head 'embedding'"
                     )
             chosen = _options_held(self.space, actions)
-        return self.options.weight @ chosen, self.options.bias @ chosen
+        return {"head.weight": self.options.weight @ chosen, "head.bias": self.options.bias @ chosen}
 
 
 def _options_held(space: KnobSpace, actions: np.ndarray) -> Float[Tensor, "option action"]:
@@ -74,7 +76,7 @@ def _options_held(space: KnobSpace, actions: np.ndarray) -> Float[Tensor, "optio
     return held
 
 
-Head: TypeAlias = JointHead | IndependentHead | EmbeddingHead
+Head: TypeAlias = JointHead | IndependentHead | EmbeddingHead | AutoregressiveHead | ContinuousHead
 
 
 def make_head(
@@ -83,8 +85,12 @@ def make_head(
     """The head called `name` over the tested `actions`."""
     if name == "joint":
         return JointHead(members, hidden, len(actions), generator)
-    if name == "independent":
-        return IndependentHead(members, hidden, space, actions, generator)
-    if name == "embedding":
-        return EmbeddingHead(members, hidden, space, actions, generator)
+    kinds = {
+        "independent": IndependentHead,
+        "embedding": EmbeddingHead,
+        "autoregressive": AutoregressiveHead,
+        "continuous": ContinuousHead,
+    }
+    if name in kinds:
+        return kinds[name](members, hidden, space, actions, generator)
     raise TrainError(f"head: got {name!r}, expected one of {list(HEADS)}")

@@ -8,8 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paceline.knobs import KnobSpace
-from paceline.policies.feature_scaling import FEATURE_LIMIT
+from paceline.policies.feature_scaling import FeatureScaling
 from paceline.policies.heads import make_head
+from paceline.policies.input_layers import AttentionPool, input_layer
+from paceline.policies.inputs import ATTENTION
+from paceline.policies.shared_projection import SharedLinear, SharedProjector
 from paceline.policies.spec import PolicySpec
 from paceline.policies.stacked import StackedLinear
 
@@ -22,13 +25,38 @@ class PolicyNetwork(nn.Module):
     """
 
     def __init__(
-        self, spec: PolicySpec, space: KnobSpace, *, dropout: float, generator: torch.Generator
+        self,
+        spec: PolicySpec,
+        space: KnobSpace,
+        *,
+        dropout: float,
+        generator: torch.Generator,
+        reduced: int | None = None,
+        image_columns: int | None = None,
+        projector: SharedProjector | None = None,
     ) -> None:
+        """Args:
+        reduced: image and question features each go through a learned projection to this many numbers.
+        image_columns: how many columns of a batch are of the image; needed where these are packed tokens.
+        projector: the model's own, to begin the image projection with.
+        """
         super().__init__()
         self.spec, self.dropout = spec, dropout
         members, hidden = spec.members, spec.hidden
-        self.image = StackedLinear(members, spec.image_width, hidden, generator)
-        self.question = StackedLinear(members, spec.question_width, hidden, generator)
+        self.image = (
+            input_layer(members, spec.image_width, hidden, reduced, generator)
+            if projector is None
+            else SharedLinear(members, projector, hidden, generator)
+        )
+        self.question = input_layer(members, spec.question_width, hidden, reduced, generator)
+        self.image_columns = spec.image_width if image_columns is None else image_columns
+        self.image_pool, self.question_pool = (
+            AttentionPool(members, width) if features == ATTENTION else None
+            for features, width in (
+                (spec.inputs.image_features, spec.image_width),
+                (spec.inputs.question_features, spec.question_width),
+            )
+        )
         self.budget = StackedLinear(members, spec.code_width, hidden, generator)
         self.fuse = StackedLinear(members, 3 * hidden, 2 * hidden, generator)
         self.fusion = StackedLinear(members, 2 * hidden, hidden, generator)
@@ -57,16 +85,25 @@ class PolicyNetwork(nn.Module):
         codes: Float[Tensor, "member batch code"],
         masks: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "member batch action"]:
-        """Outputs per member. `features` are standardised; `masks` come from `draw_masks`."""
+        """Outputs per member. `features` are scaled; `masks` come from `draw_masks`."""
         return self.decide(self.read_features(features) + self.read_budget(codes), masks)
 
     def read_features(
         self, features: Float[Tensor, "member batch feature"]
     ) -> Float[Tensor, "member batch width"]:
         """What image and question contribute to the first hidden layer; it serves any number of budgets."""
-        image, question = features.split([self.spec.image_width, self.spec.question_width], dim=-1)
+        image, question = self._parts(features)
         image_weight, question_weight, _ = self.fuse.weight.split(self.spec.hidden, dim=1)
         return torch.baddbmm(self.image(image) @ image_weight, self.question(question), question_weight)
+
+    def _parts(self, features: Float[Tensor, "member batch feature"]) -> tuple[Tensor, Tensor]:
+        """Image and question features; of packed tokens what attention makes of them."""
+        image, question = features[..., : self.image_columns], features[..., self.image_columns :]
+        if self.image_pool is not None:
+            image = self.image_pool(image)
+        if self.question_pool is not None:
+            question = self.question_pool(question)
+        return image, question
 
     def read_budget(self, codes: Float[Tensor, "member batch code"]) -> Float[Tensor, "member batch width"]:
         """What the encoded context contributes to the first hidden layer, with its bias."""
@@ -92,24 +129,13 @@ class PolicyNetwork(nn.Module):
         return torch.sigmoid(outputs).mean(dim=0) / self.spec.temperature
 
 
-def standardise(
-    features: Float[np.ndarray, "batch feature"],
-    mean: Float[np.ndarray, " feature"],
-    scale: Float[np.ndarray, " feature"],
-) -> Float[np.ndarray, "batch feature"]:
-    """Features in standard deviations from the training mean, clipped; `scale` is 1 / standard deviation."""
-    return np.clip((features - mean) * scale, -FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32)
-
-
 @torch.no_grad()
 def export_arrays(
-    network: PolicyNetwork,
-    feature_mean: np.ndarray,
-    feature_scale: np.ndarray,
-    scored_actions: np.ndarray | None = None,
+    network: PolicyNetwork, scaling: FeatureScaling | None = None, scored_actions: np.ndarray | None = None
 ) -> Mapping[str, np.ndarray]:
-    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one, heads into one weight.
+    """The arrays of `NumpyPolicy`: consecutive linear layers are multiplied into one.
 
+    `scaling`: of the features; without it the arrays are those of the network alone, for `FittedInputs.folded`.
     `scored_actions`: the actions that the arrays are to score instead of the tested ones of `network.spec`; TrainError
     for a head that cannot.
     """
@@ -120,14 +146,14 @@ def export_arrays(
     bias = network.fuse.bias.double()
     for layer, part in zip(layers, parts, strict=True):
         bias = bias + layer.bias.double() @ part
-    head_weight, head_bias = network.head.folded(scored_actions)
-    tensors = {
+    pools = {"image.query": network.image_pool, "question.query": network.question_pool}
+    queries = {name: pool.scaled_query for name, pool in pools.items() if pool is not None}
+    tensors = queries | {
         "input.weight": torch.cat(weights, dim=1),
         "input.bias": bias,
         "fusion.weight": network.fusion.weight,
         "fusion.bias": network.fusion.bias,
-        "head.weight": head_weight,
-        "head.bias": head_bias,
+        **network.head.exported(scored_actions),
     }
     arrays = {name: tensor.detach().float().contiguous().numpy().copy() for name, tensor in tensors.items()}
-    return arrays | {"feature_mean": feature_mean.copy(), "feature_scale": feature_scale.copy()}
+    return arrays if scaling is None else arrays | scaling.to_arrays()

@@ -6,8 +6,10 @@ import numpy as np
 
 from paceline.errors import ControllerError
 from paceline.policies.context_code import encode_context
-from paceline.policies.feature_scaling import FEATURE_LIMIT
+from paceline.policies.feature_scaling import FeatureScaling
+from paceline.policies.numpy_heads import numpy_head, sigmoid
 from paceline.policies.spec import PolicySpec
+from paceline.policies.token_pooling import attention_pool, unpack_tokens
 
 
 class NumpyPolicy:
@@ -18,6 +20,12 @@ class NumpyPolicy:
         spec.check_arrays(arrays)
         self.spec = spec
         self.arrays = arrays
+        self._head = numpy_head(spec, arrays)
+        self._scaling = FeatureScaling.from_arrays(arrays)
+        columns = zip(("image", "question"), spec.columns, strict=True)
+        self._pooled = [part for part, width in columns if width is None]
+        parts = {"image": slice(None, spec.image_width), "question": slice(spec.image_width, None)}
+        self._part_scaling = {part: self._scaling.part(columns) for part, columns in parts.items()}
 
     def scores(
         self,
@@ -28,44 +36,56 @@ class NumpyPolicy:
     ) -> np.ndarray:
         """Score of every configuration: predicted accuracy / temperature, or the logits that decide.
 
-        image_features (image_width,) or (batch, image_width), question_features likewise; budget_ms one time or
-        one per row, None or inf for no limit, in milliseconds of the machine that was profiled; price one or one
-        per row, accuracy per full latency. An accuracy policy's scores do not depend on the price, which
-        `decision.action_logits` charges afterwards; a logits policy reads it and its scores are final. Result
-        float32 (actions,) or (batch, actions) in the order of `spec.actions`.
+        image_features (image_width,) or (batch, image_width), or packed tokens under attention (`token_pooling`),
+        question_features likewise; budget_ms one time or one per row, None or inf for no limit, in milliseconds of the
+        machine that was profiled and told as `PolicySpec.told_ms` does; price one or one per row, accuracy per full
+        latency. An accuracy policy's scores do not depend on the price, which `decision.action_logits` charges
+        afterwards; a logits policy reads it and its scores are final. Result float32 (actions,) or (batch, actions) in
+        the order of `spec.actions`.
         """
-        features = self._features(image_features, question_features)
+        self._check_features(image_features, question_features)
+        single = image_features.ndim == 1
+        rows = self._rows(np.atleast_2d(image_features), np.atleast_2d(question_features))
         codes = encode_context(self.spec, budget_ms, price)
-        rows = np.atleast_2d(features)
-        codes = np.broadcast_to(codes, (len(rows), self.spec.code_width))
+        codes = np.broadcast_to(codes, (*rows.shape[:-1], self.spec.code_width))
         scores = self._forward(np.concatenate([rows, codes], axis=-1))
         if self.spec.output == "accuracy":
             scores = scores / np.float32(self.spec.temperature)
-        return scores if features.ndim == 2 else scores[0]
+        return scores[0] if single else scores
 
-    def _features(self, image_features: np.ndarray, question_features: np.ndarray) -> np.ndarray:
+    def _check_features(self, image_features: np.ndarray, question_features: np.ndarray) -> None:
         widths = (image_features.shape[-1], question_features.shape[-1])
-        expected = (self.spec.image_width, self.spec.question_width)
-        if widths != expected:
+        expected = self.spec.columns
+        if any(wanted not in (None, width) for width, wanted in zip(widths, expected, strict=True)):
             raise ControllerError(
                 f"features: got {widths} image and question features, expected {expected}; "
                 "the controller was trained for another model or feature extractor"
             )
-        features = np.concatenate([image_features, question_features], axis=-1).astype(np.float32)
-        if not np.isfinite(features).all():
+        if not (np.isfinite(image_features).all() and np.isfinite(question_features).all()):
             raise ControllerError("features: got NaN or infinity, expected finite numbers")
-        scaled = (features - self.arrays["feature_mean"]) * self.arrays["feature_scale"]
-        return np.clip(scaled, -FEATURE_LIMIT, FEATURE_LIMIT)
+
+    def _rows(self, image_features: np.ndarray, question_features: np.ndarray) -> np.ndarray:
+        """Scaled and pooled features, float32 (batch, f), or (members, batch, f) where a query pools tokens."""
+        if not self._pooled:
+            return self._scaling.apply(np.concatenate([image_features, question_features], axis=-1))
+        parts = {"image": image_features, "question": question_features}
+        rows = [self._part(name, features) for name, features in parts.items()]
+        shape = (self.spec.members, len(image_features))
+        return np.concatenate([np.broadcast_to(row, (*shape, row.shape[-1])) for row in rows], axis=-1)
+
+    def _part(self, name: str, features: np.ndarray) -> np.ndarray:
+        """Scaled features of an image or a question; pooled ones have members as their first axis."""
+        scaling = self._part_scaling[name]
+        if name not in self._pooled:
+            return scaling.apply(features)
+        tokens, counts = unpack_tokens(features, scaling.width)
+        scaled = scaling.apply(tokens.reshape(-1, scaling.width)).reshape(tokens.shape)
+        return attention_pool(scaled, counts, self.arrays[f"{name}.query"])
 
     def _forward(self, inputs: np.ndarray) -> np.ndarray:
-        """Mean over members of the predicted accuracies, or of the logits: (batch, inputs) -> (batch, actions)."""
+        """Mean over members of accuracies or logits, (batch, actions), from ([members,] batch, inputs)."""
         arrays = self.arrays
         hidden = np.maximum(inputs @ arrays["input.weight"] + arrays["input.bias"], 0.0)
         hidden = np.maximum(hidden @ arrays["fusion.weight"] + arrays["fusion.bias"], 0.0)
-        logits = hidden @ arrays["head.weight"] + arrays["head.bias"]
-        return (_sigmoid(logits) if self.spec.output == "accuracy" else logits).mean(axis=0)
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    """Logistic function without overflow: 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2."""
-    return 0.5 + 0.5 * np.tanh(0.5 * values)
+        logits = self._head(hidden)
+        return (sigmoid(logits) if self.spec.output == "accuracy" else logits).mean(axis=0)

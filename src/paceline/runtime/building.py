@@ -13,6 +13,7 @@ from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions
 from paceline.policies.decision import choose
+from paceline.policies.inputs import named_shares
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import PriceTable
 from paceline.runtime.controller import Controller, Guard, Trained
@@ -23,8 +24,6 @@ LOWEST_MARGIN = 1.001
 """The lowest priced budget over the mean of the cheapest choices, where the price would be unbounded."""
 PRICED_CELLS = 1 << 20
 """Outcomes of validation samples that prices are fitted on, samples evenly spaced: means settle long before."""
-CLASS_QUANTILES = {"low": 0.25, "medium": 0.50, "high": 0.75}
-"""Named budgets: quantiles of the configurations' mean latencies, kept as shares of the full configuration's."""
 
 
 def build_controller(
@@ -46,8 +45,7 @@ def build_controller(
             f"policy: it scores {len(scored)} configurations and was trained on {tested}, the table tested "
             f"{len(table.actions)} others; build the controller from the table it was trained on"
         )
-    if len(scored) > len(table.actions):
-        table = over_actions(table, scored)
+    decided = table if len(scored) == tested else _widened(table, scored)
     manifest = table.manifest
     lengths = table.output_tokens[np.isfinite(table.output_tokens)]
     if overview_ms is None:
@@ -62,9 +60,9 @@ def build_controller(
             overview_ms=overview_ms,
             output_tokens=float(lengths.mean()) if len(lengths) else 1.0,
             max_new_tokens=int(longest or max(1.0, np.ceil(lengths.max(initial=1.0)))),
-            classes=class_shares(table, latency),
+            classes=class_shares(decided, latency),
         ),
-        prices=fit_prices(policy, table, latency),
+        prices=fit_prices(policy, decided, latency),
         block_ranking=tuple(int(block) for block in manifest.block_ranking),
         metrics=metrics,
         provenance={
@@ -106,10 +104,24 @@ def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimat
 def _some_rows(table: OutcomeTable, split: str, cells: int) -> OutcomeTable:
     """The samples of a split; where they have more than `cells` outcomes, as many of them evenly spaced."""
     rows = np.flatnonzero(table.split == split)
-    most = max(1, cells // max(1, len(table.actions)))
-    if len(rows) <= most:
-        return table.split_rows(split)
-    return table.select(rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)])
+    some = _evenly_spaced(rows, cells // max(1, len(table.actions)))
+    return table.split_rows(split) if len(some) == len(rows) else table.select(some)
+
+
+def _evenly_spaced(rows: np.ndarray, most: int) -> np.ndarray:
+    """All rows, or `most` of them (at least one) where they are more."""
+    if len(rows) <= max(1, most):
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, max(1, most)).astype(np.int64)]
+
+
+def _widened(table: OutcomeTable, actions: np.ndarray) -> OutcomeTable:
+    """The train and validation samples over `actions`; of a large table as many as `PRICED_CELLS` allow."""
+    rows = [
+        _evenly_spaced(np.flatnonzero(table.split == split), PRICED_CELLS // len(actions))
+        for split in ("train", "validation")
+    ]
+    return over_actions(table.select(np.sort(np.concatenate(rows))), actions)
 
 
 def _read_prices(
@@ -145,6 +157,4 @@ def class_shares(table: OutcomeTable, latency: LatencyEstimator) -> dict[str, fl
         )
         total += np.nansum(mean_ms, axis=0)
         count += np.isfinite(mean_ms).sum(axis=0)
-    configuration_ms = total / count
-    shares = np.quantile(configuration_ms, list(CLASS_QUANTILES.values())) / configuration_ms.max()
-    return {name: round(float(share), 4) for name, share in zip(CLASS_QUANTILES, shares, strict=True)}
+    return named_shares(total / count)

@@ -264,7 +264,7 @@ class Controller:
             InfeasibleBudgetError: nothing fits and the caller asked for "reject".
         """
         started = self.clock()
-        context.check(self.policy.spec.image_width, self.policy.spec.question_width, len(self.actions))
+        context.check(*self.policy.spec.columns, len(self.actions))
         check_when_infeasible(when_infeasible)
         _check_number("elapsed_ms", elapsed_ms, least=0.0)
         _check_number("slowdown", slowdown, least=1e-6)
@@ -316,8 +316,8 @@ class Controller:
             feasible &= upper_ms <= limits.whole_ms
         if limits.first_ms is not None:
             feasible &= first_upper_ms <= limits.first_ms
-        told_ms = self._told_budget(limits, upper_ms, feasible)
         spec, price = self.policy.spec, limits.price
+        told_ms = spec.told_ms(self._told_budget(limits, upper_ms, feasible), times.full_ms / self.scale)
         scores = self.policy.scores(context.image_features, context.question_features, told_ms, price)
         full_ms, temperature = spec.full_latency_ms * self.scale, spec.temperature
         logits = action_logits(spec, scores, times.mean_ms, price, full_latency_ms=full_ms)

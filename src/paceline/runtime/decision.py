@@ -25,22 +25,26 @@ def check_when_infeasible(value: str) -> None:
 class Context:
     """One request as the controller sees it; m = the controller's configurations, in its order."""
 
-    image_features: np.ndarray  # float32 (image_width,): pooled overview features
-    question_features: np.ndarray  # float32 (question_width,): pooled prompt embeddings
+    image_features: np.ndarray  # float32 (image_width,): pooled overview features, or packed tokens
+    question_features: np.ndarray  # float32 (question_width,): pooled prompt embeddings, or packed tokens
     tiles: np.ndarray  # int (m,): crops through the vision tower, the overview included
     vision_tokens: np.ndarray  # int (m,)
     prompt_tokens: np.ndarray  # int (m,): image tokens included
 
-    def check(self, image_width: int, question_width: int, configurations: int) -> None:
-        """Raise ControllerError for features or workloads of another size; the policy checks their values."""
+    def check(self, image_width: int | None, question_width: int | None, configurations: int) -> None:
+        """Raise ControllerError for features or workloads of another size; the policy checks their values.
+
+        A width of None stands for packed tokens, of which there may be any number.
+        """
         for name, values, width in (
             ("image_features", self.image_features, image_width),
             ("question_features", self.question_features, question_width),
         ):
-            if values.shape != (width,):
+            if values.ndim != 1 or width not in (None, len(values)):
+                expected = "(any,)" if width is None else f"({width},)"
                 raise ControllerError(
-                    f"{name}: got shape {values.shape}, expected ({width},); the controller was trained on another "
-                    "model's features, train one for this model"
+                    f"{name}: got shape {values.shape}, expected {expected}; the controller was trained on "
+                    "another model's features, train one for this model"
                 )
         if not self.tiles.shape == self.vision_tokens.shape == self.prompt_tokens.shape == (configurations,):
             raise ControllerError(

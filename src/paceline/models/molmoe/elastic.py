@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from paceline.errors import KnobError, ModelError
 from paceline.knobs import SEED_SPACE, Configuration, KnobSpace, Option
@@ -78,6 +79,14 @@ class ElasticMolmoE:
             "device": str(self.model.device),
             "block_ranking": list(self.block_ranking),
         }
+
+    @property
+    def projector(self) -> Tensor:
+        """The last layer of the vision projector, (width, inner): image features are means of its outputs.
+
+        The model's own memory, not a copy.
+        """
+        return self.model.vision.project_down.weight.detach()
 
     def overview(self, image: Image.Image, prompt: str) -> Overview:
         """Overview crop and prompt, before the decision."""

@@ -1,0 +1,475 @@
+"""What a policy reads: scaling, reduction, attention pooling, the form of the budget; each trained and decided with."""
+
+import dataclasses
+import json
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from controllers import fit_latency
+from fakes import FakeModel, FakeTask, fake_table
+from paceline.budgets import encode_budget
+from paceline.errors import ControllerError, OutcomesError, TrainError
+from paceline.evaluation.policy_scorer import policy_scorer
+from paceline.evaluation.problem import problem_of
+from paceline.learning.contexts import balanced_over_budgets, context_ranges, sample_contexts
+from paceline.learning.dataset import training_problems
+from paceline.learning.groups import GroupSource
+from paceline.learning.inputs import fit_inputs
+from paceline.learning.options import TrainOptions
+from paceline.learning.preparation import train_preparation
+from paceline.learning.principal import principal_components
+from paceline.learning.train import train_controller_policy
+from paceline.outcomes.table import OutcomeTable
+from paceline.policies.input_layers import AttentionPool
+from paceline.policies.inputs import FeatureChoice, InputSpec, named_shares
+from paceline.policies.network import PolicyNetwork, export_arrays
+from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.policies.spec import PolicySpec
+from paceline.policies.token_pooling import attention_pool, pack_tokens, packed_width, unpack_tokens
+from paceline.runtime.controller import Controller
+from paceline.runtime.decision import Context
+
+QUICK = TrainOptions(hidden=8, members=2, warm_epochs=2, epochs=1, batch_size=64)
+TOKEN = 3
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
+def plain_table() -> OutcomeTable:
+    return fake_table(80, 40, 30)
+
+
+def token_table(image_room: int = 4, question_room: int = 5) -> OutcomeTable:
+    """The fake table with packed tokens as its features: 4 per image, 1 to 5 per question."""
+    table, rng = plain_table(), np.random.default_rng(0)
+    n = table.samples
+    image = rng.normal(1.0, 2.0, (n, image_room, TOKEN))
+    question = rng.normal(-1.0, 1.0, (n, question_room, TOKEN))
+    packed = (
+        pack_tokens(image, np.full(n, 4)),
+        pack_tokens(question, rng.integers(1, 6, n)),
+    )
+    choice = FeatureChoice(image="attention", question="attention", image_token=TOKEN, question_token=TOKEN)
+    return dataclasses.replace(
+        table,
+        features=np.concatenate(packed, axis=1),
+        image_width=packed_width(image_room, TOKEN),
+        feature_choice=choice,
+    )
+
+
+# Tokens
+
+
+def test_attention_by_hand():
+    """Logits 0 and log 3: weights 1/4 and 3/4; the third token is padding and counts for nothing."""
+    tokens = np.array([[[0.0, 2.0], [math.log(3.0), 6.0], [9.0, 9.0]]], dtype=np.float32)
+    query = np.array([[1.0, 0.0], [0.0, 0.0]], dtype=np.float32)
+    pooled = attention_pool(tokens, np.array([2]), query)
+    expected = [[[0.75 * math.log(3.0), 5.0]], [[0.5 * math.log(3.0), 4.0]]]  # a zero query: the mean
+    np.testing.assert_allclose(pooled, expected, rtol=1e-6)
+
+
+def test_packed_rows_by_hand_and_back():
+    tokens = np.arange(12.0).reshape(2, 2, 3)
+    packed = pack_tokens(tokens, np.array([2, 1]))
+    np.testing.assert_array_equal(packed[1], [6, 7, 8, 0, 0, 0, 1])
+    back, counts = unpack_tokens(packed, 3)
+    np.testing.assert_array_equal(counts, [2, 1])
+    np.testing.assert_array_equal(back[0], tokens[0])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (np.zeros(8), "got rows of 8 numbers, expected tokens of 3 numbers"),
+        (np.zeros(3), "got rows of 3 numbers, expected tokens of 3 numbers"),
+        (np.array([1.0, 1, 1, 0]), "got 0 to 0 tokens, expected 1 to 1"),
+        (np.array([1.0, 1, 1, 2]), "got 2 to 2 tokens, expected 1 to 1"),
+        (np.array([1.0, 1, 1, 0.5]), "got 0.5 to 0.5 tokens"),
+    ],
+)
+def test_rows_that_hold_no_tokens_are_refused(row, message):
+    with pytest.raises(ControllerError, match=message):
+        unpack_tokens(row, 3)
+
+
+def test_attention_in_torch_equals_numpy_and_starts_as_the_mean():
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(6, 5, 4)).astype(np.float32)
+    counts = np.array([5, 1, 3, 2, 5, 4])
+    pool = AttentionPool(3, 4)
+    packed = torch.from_numpy(pack_tokens(tokens, counts)).expand(3, -1, -1)
+    means = np.stack([row[:count].mean(axis=0) for row, count in zip(tokens, counts, strict=True)])
+    np.testing.assert_allclose(pool(packed)[1].detach().numpy(), means, atol=1e-6)
+    with torch.no_grad():
+        pool.query.copy_(torch.from_numpy(3 * rng.normal(size=(3, 4))))
+    expected = attention_pool(tokens, counts, pool.scaled_query.detach().numpy())
+    np.testing.assert_allclose(pool(packed).detach().numpy(), expected, atol=1e-5)
+
+
+# Reduction
+
+
+@pytest.mark.parametrize("shape", [(60, 7), (20, 50)])
+def test_principal_components_are_those_of_sklearn(shape):
+    """From the covariance where samples are many, from products of samples where features are."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=shape) @ rng.normal(size=(shape[1], shape[1]))
+    reference = PCA(n_components=5, svd_solver="full").fit(rows)
+    directions = np.asarray(reference.components_).T
+    found = principal_components(rows, 5)
+    signs = np.sign((found.components * directions).sum(axis=0))
+    np.testing.assert_allclose(found.components * signs, directions, atol=1e-8)
+    np.testing.assert_allclose(found.apply(rows) * signs, reference.transform(rows), atol=1e-4)
+
+
+def test_reduction_keeps_no_more_than_there_is():
+    assert principal_components(np.random.default_rng(0).normal(size=(3, 9)), 8).components.shape == (9, 3)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("method", ["standard", "quantile"])
+@pytest.mark.parametrize("reduction", [None, ("pca", 2), ("learned", 2)])
+def test_the_numpy_policy_equals_the_network_under_every_input(tokens, method, reduction):
+    """Scaling, reduction and attention of the trained network, folded into what decides."""
+    table = token_table() if tokens else plain_table()
+    kind, count = reduction or (None, None)
+    inputs = fit_inputs(
+        table.features,
+        table.image_width,
+        table.feature_choice,
+        method=method,
+        components=count if kind == "pca" else None,
+    )
+    columns = (table.image_width, table.features.shape[1] - table.image_width)
+    widths = table.feature_choice.widths(*columns)
+    names = {"image_features": table.feature_choice.image, "question_features": table.feature_choice.question}
+    spec = PolicySpec(
+        head="joint",
+        members=3,
+        image_width=widths[0],
+        question_width=widths[1],
+        hidden=8,
+        budget_low_ms=10.0,
+        budget_high_ms=50.0,
+        full_latency_ms=50.0,
+        actions=(0, 1, 3),
+        inputs=InputSpec(feature_scaling=method, **names),
+    )
+    network = PolicyNetwork(
+        inputs.network_spec(spec),
+        table.space,
+        dropout=0.1,
+        generator=torch.Generator().manual_seed(0),
+        reduced=count if kind == "learned" else None,
+        image_columns=inputs.image_columns,
+    )
+    with torch.no_grad():
+        for pool in (network.image_pool, network.question_pool):
+            if pool is not None:
+                pool.query.normal_(generator=torch.Generator().manual_seed(1))
+    prepared = torch.from_numpy(inputs.prepare(table.features)).expand(3, -1, -1)
+    codes = torch.from_numpy(encode_budget(np.full(table.samples, 20.0), low_ms=10.0, high_ms=50.0))
+    expected = network.mean_scores(network(prepared, codes.expand(3, -1, -1))).detach().numpy()
+    policy = NumpyPolicy(spec, inputs.folded(export_arrays(network)))
+    got = policy.scores(table.image_features, table.question_features, 20.0)
+    np.testing.assert_allclose(got, expected, atol=2e-4)
+    assert np.ptp(expected, axis=0).min() > 0.01  # of something that varies
+    one = policy.scores(table.image_features[7], table.question_features[7], 20.0)
+    np.testing.assert_allclose(one, got[7], rtol=1e-4)
+
+
+def test_attention_takes_any_number_of_tokens_but_no_other_width():
+    """A live prompt may be longer than any in training; padding changes nothing."""
+    trained = train_controller_policy(token_table(), latency_of(token_table()), QUICK)
+    policy, table, wide = trained.numpy_policy(), token_table(), token_table(4, 5)
+    more = dataclasses.replace(
+        wide,
+        features=np.concatenate(
+            [wide.image_features, np.insert(wide.question_features, -1, np.zeros((6, 1)), axis=1)], axis=1
+        ),
+    )
+    np.testing.assert_allclose(
+        policy.scores(more.image_features, more.question_features),
+        policy.scores(table.image_features, table.question_features),
+        rtol=1e-5,
+    )
+    with pytest.raises(ControllerError, match="expected tokens of 3 numbers each"):
+        policy.scores(table.image_features[:, 1:], table.question_features)
+
+
+# Budgets
+
+
+def test_the_linear_encoding_is_the_position():
+    codes = encode_budget(
+        np.array([10.0, 100.0, 1000.0, np.inf, 0.0]), low_ms=10.0, high_ms=1000.0, dimensions=1
+    )
+    np.testing.assert_allclose(codes, [[0.0], [0.5], [1.0], [1.25], [-0.25]], atol=1e-6)
+
+
+def test_forms_of_a_budget_by_hand():
+    """60 ms where the full configuration takes 80 on this request and 100 on the mean one: 0.75 of it."""
+    share = InputSpec(budget_form="share")
+    assert share.told_ms(60.0, 80.0, 100.0) == pytest.approx(75.0)
+    assert InputSpec().told_ms(60.0, 80.0, 100.0) == 60.0
+    classes = InputSpec(budget_form="class", class_shares=(0.2, 0.5, 0.8))
+    budgets = np.array([1.0, 25.0, 26.0, 50.0, 500.0, np.inf])  # middles at 31.6 % and 63.2 % of 80
+    told = classes.told_ms(budgets, 80.0, 100.0)
+    assert told is not None
+    np.testing.assert_allclose(told, [20.0, 20.0, 50.0, 50.0, 80.0, np.inf])
+    assert classes.told_ms(None, 80.0, 100.0) is None
+
+
+def test_named_budgets_are_told_their_own_share():
+    """A class-form policy sees exactly the share that a user's "low" is parsed to."""
+    table = plain_table()
+    options = dataclasses.replace(QUICK, budget_form="class")
+    controller = controller_of(table, options)
+    shares = controller.guard.classes
+    assert controller.policy.spec.inputs.class_shares == pytest.approx(tuple(shares.values()), rel=0.02)
+    assert list(shares) == list(named_shares(np.array([1.0, 2.0])))
+
+
+def test_training_and_judging_tell_the_same_share():
+    table = plain_table()
+    latency = latency_of(table)
+    train, _ = training_problems(table, latency)
+    trained = train_controller_policy(table, latency, dataclasses.replace(QUICK, budget_form="share"))
+    inputs = fit_inputs(train.features, table.image_width, table.feature_choice)
+    source = GroupSource(train, trained.spec, table.space, QUICK, inputs)
+    rows = torch.arange(5)
+    told = source.told_ms(rows, torch.full((5,), 9.0)).numpy()
+    expected = 9.0 / train.mean_ms[:5, -1] * trained.spec.full_latency_ms
+    np.testing.assert_allclose(told, expected, rtol=1e-6)
+    problem = problem_of(table.split_rows("train"), latency)
+    policy = trained.numpy_policy()
+    values = policy_scorer(policy, table.actions)(problem, 9.0)[:5]
+    scores = policy.scores(problem.image_features[:5], problem.question_features[:5], told)
+    np.testing.assert_allclose(values, policy.spec.temperature * scores, rtol=1e-5)
+    assert np.ptp(told) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_features": "max"}, "policy image_features: got 'max', expected one of"),
+        ({"budget_form": "money"}, "policy budget_form: got 'money'"),
+        ({"budget_form": "class"}, "class_shares: got \\[\\] for budgets in the form 'class'"),
+        ({"class_shares": (0.5,)}, "class_shares: got \\[0.5\\] for budgets in the form 'absolute'"),
+        ({"budget_form": "class", "class_shares": (0.5, 0.2)}, "in ascending order"),
+    ],
+)
+def test_an_input_specification_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ControllerError, match=message):
+        InputSpec(**changes)
+
+
+def test_unknown_keys_of_an_input_specification_are_refused():
+    with pytest.raises(ControllerError, match="policy inputs: got .*surprise.*, expected exactly the keys"):
+        InputSpec.from_json(InputSpec().to_json() | {"surprise": 1})
+    with pytest.raises(OutcomesError, match="question_features: got 'last', expected one of"):
+        FeatureChoice(question="last")
+
+
+def test_older_specifications_without_inputs_are_read():
+    trained = train_controller_policy(plain_table(), latency_of(plain_table()), QUICK)
+    value = json.loads(json.dumps(trained.spec.to_json()))
+    assert PolicySpec.from_json(value) == trained.spec
+    del value["inputs"]
+    assert PolicySpec.from_json(value).inputs == InputSpec()
+
+
+# Training and deciding with each option
+
+
+def latency_of(table: OutcomeTable):
+    return fit_latency(table, table.latency_ms)
+
+
+def controller_of(table: OutcomeTable, options: TrainOptions) -> Controller:
+    latency, first = latency_of(table), fit_latency(table, table.first_token_ms)
+    trained = train_controller_policy(table, latency, options)
+    return Controller.from_training(trained, table, latency, first)
+
+
+@cache
+def plain_controller(tokens: bool) -> Controller:
+    return controller_of(token_table() if tokens else plain_table(), QUICK)
+
+
+def context_of(table: OutcomeTable, row: int) -> Context:
+    return Context(
+        image_features=table.image_features[row],
+        question_features=table.question_features[row],
+        tiles=table.tiles[row],
+        vision_tokens=table.vision_tokens[row],
+        prompt_tokens=table.prompt_tokens[row],
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"feature_scaling": "quantile"},
+        {"reduce": "pca:2"},
+        {"reduce": "learned:2"},
+        {"budget_encoding": "linear"},
+        {"budget_form": "share"},
+        {"budget_form": "class", "budget_encoding": "linear"},
+        {"augment": "noise=0.1,dropout=0.1,mix=0.2"},
+        {"balance": "dataset,kind,budget"},
+    ],
+    ids=lambda item: "-".join(f"{key}={value}" for key, value in item.items()),
+)
+@pytest.mark.parametrize("tokens", [False, True], ids=["pooled", "attention"])
+def test_a_controller_trained_with_each_option_decides_and_is_stored(tmp_path, changes, tokens):
+    table = token_table() if tokens else plain_table()
+    options = dataclasses.replace(QUICK, **changes)
+    controller = controller_of(table, options)
+    controller.save(tmp_path)
+    again = Controller.load(tmp_path)
+    assert again.policy.spec == controller.policy.spec
+    assert again.provenance["training"]["options"] == options.to_json()
+    for budget in (None, 9.0, "low", "70%"):
+        first, second = (c.decide(context_of(table, 3), budget=budget) for c in (controller, again))
+        assert first.action == second.action
+        assert first.score == pytest.approx(second.score)
+    plain = plain_controller(tokens)
+    assert plain.decide(context_of(table, 3), budget=9.0).score != pytest.approx(first.score, abs=1e-9)
+
+
+def test_auto_scaling_is_by_rank_for_columns_of_a_table():
+    table = plain_table()
+    columns = table.manifest.options | {"features": {"kind": "columns", "columns": ["a"]}}
+    tabular = dataclasses.replace(table, manifest=dataclasses.replace(table.manifest, options=columns))
+    for given, expected in ((table, "standard"), (tabular, "quantile")):
+        trained = train_controller_policy(given, latency_of(table), QUICK)
+        assert trained.spec.inputs.feature_scaling == expected
+    asked = dataclasses.replace(QUICK, feature_scaling="standard")
+    assert (
+        train_controller_policy(tabular, latency_of(table), asked).spec.inputs.feature_scaling == "standard"
+    )
+
+
+def test_features_other_than_those_read_are_refused():
+    options = dataclasses.replace(QUICK, image_features="statistics")
+    with pytest.raises(
+        TrainError, match="image_features: got 'statistics', but the outcomes were read with 'stored'"
+    ):
+        train_controller_policy(plain_table(), latency_of(plain_table()), options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_features": "max"}, "image_features: got 'max', expected one of"),
+        ({"question_features": "cls"}, "question_features: got 'cls', expected one of"),
+        ({"feature_scaling": "rank"}, "feature_scaling: got 'rank', expected one of"),
+        ({"reduce": "pca"}, "reduce: got 'pca', expected none, pca:K or learned:K"),
+        ({"reduce": "pca:0"}, "reduce: got 'pca:0'"),
+        ({"reduce": "svd:4"}, "reduce: got 'svd:4'"),
+        ({"reduce": "none:4"}, "reduce: got 'none:4'"),
+        ({"reduce": "pca:2", "share_projector": "tiny"}, "share_projector: got reduce 'pca:2'"),
+        ({"budget_encoding": "cubic"}, "budget_encoding: got 'cubic'"),
+        ({"budget_form": "class "}, "budget_form: got 'class '"),
+        ({"augment": "noise=2"}, "augment: noise is 2.0, expected a number from 0 to 1"),
+        ({"augment": "blur=1"}, "^augment: got 'blur=1', expected each of"),
+        ({"balance": "kind,kind"}, "balance: got 'kind,kind', expected none, or some of"),
+        ({"balance": "split"}, "balance: got 'split'"),
+    ],
+)
+def test_unknown_words_are_refused(changes, message):
+    with pytest.raises(TrainError, match=message):
+        TrainOptions(**changes)
+
+
+# Drawing
+
+
+def test_balanced_budgets_fall_equally_often_between_configurations():
+    train, _ = training_problems(plain_table(), latency_of(plain_table()))
+    ranges = balanced_over_budgets(context_ranges(train), train)
+    upper = np.sort(train.configuration_means(train.upper_ms))
+    budget, _ = sample_contexts((26_000,), ranges, 0.0, torch.Generator().manual_seed(0))
+    counts, _ = np.histogram(budget.numpy(), upper * (1 + 1e-6 * np.linspace(-1, 1, len(upper))))
+    np.testing.assert_allclose(counts, 1000, atol=150)
+    even, _ = sample_contexts((26_000,), context_ranges(train), 0.0, torch.Generator().manual_seed(0))
+    assert np.histogram(even.numpy(), upper)[0].max() > 2500
+
+
+def test_the_options_replace_the_recipe_of_the_manifest():
+    table = plain_table()
+    recipe = {"balance": ["kind"], "noise": 0.2, "dropout": 0.0, "mix": 0.1}
+    train = table.split_rows("train")
+    weights = {str(kind): 1.0 for kind in np.unique(train.kind)}
+    options = table.manifest.options | {"preparation": recipe | {"weights": weights}}
+    train = dataclasses.replace(train, manifest=dataclasses.replace(train.manifest, options=options))
+
+    def made(**changes):
+        return train_preparation(train, dataclasses.replace(QUICK, **changes))
+
+    assert made().recipe.noise == 0.2
+    assert (made(augment="dropout=0.3").recipe.noise, made(augment="dropout=0.3").recipe.dropout) == (
+        0.0,
+        0.3,
+    )
+    assert made(augment="dropout=0.3").recipe.balance == ("kind",)
+    assert made(balance="none").weights is None
+    assert made(balance="budget").recipe.balance == ("kind",)
+    drawn = made(balance="kind,budget").weights
+    assert drawn is not None
+    totals = [float(drawn[train.kind == kind].sum()) for kind in np.unique(train.kind)]
+    np.testing.assert_allclose(totals, totals[0], rtol=1e-5)
+
+
+def test_augmented_tokens_keep_their_count():
+    table = token_table()
+    train, _ = training_problems(table, latency_of(table))
+    options = dataclasses.replace(QUICK, augment="noise=0.3,dropout=0.3,mix=0.3")
+    trained = train_controller_policy(table, latency_of(table), options)
+    inputs = fit_inputs(train.features, table.image_width, table.feature_choice)
+    preparation = train_preparation(table.split_rows("train"), options)
+    source = GroupSource(train, trained.spec, table.space, options, inputs, preparation)
+    groups = source.random_groups(torch.arange(80), context_ranges(train), torch.Generator().manual_seed(0))
+    changed, before = groups.features.numpy(), source.features.numpy()
+    for column in (inputs.image_columns - 1, -1):
+        np.testing.assert_array_equal(changed[:, column], before[:, column])
+    assert (changed[:, : inputs.image_columns - 1] != before[:, : inputs.image_columns - 1]).mean() > 0.5
+
+
+def test_noise_on_components_has_their_spread():
+    """The first component of correlated features varies most and gets most of the noise."""
+    table = plain_table()
+    train, _ = training_problems(table, latency_of(table))
+    inputs = fit_inputs(train.features, table.image_width, table.feature_choice, components=2)
+    trained = train_controller_policy(table, latency_of(table), dataclasses.replace(QUICK, reduce="pca:2"))
+    source = GroupSource(train, trained.spec, table.space, QUICK, inputs)
+    np.testing.assert_allclose(source.spread.numpy(), source.features.numpy().std(axis=0), rtol=1e-4)
+    assert source.spread[0] > source.spread[1]
+
+
+def test_a_live_request_is_decided_with_the_same_scores_as_in_the_table():
+    model, task, table = FakeModel(), FakeTask(), plain_table()
+    controller = controller_of(table, dataclasses.replace(QUICK, feature_scaling="quantile", reduce="pca:2"))
+    sample = next(s for s in task.samples("train", 80, 0) if s.sample_id == table.sample_id[3])
+    overview = model.overview(task.image(sample), sample.question)
+    live = dataclasses.replace(
+        context_of(table, 3),
+        image_features=overview.image_features,
+        question_features=overview.question_features,
+    )
+    assert controller.decide(live).score == pytest.approx(controller.decide(context_of(table, 3)).score)
