@@ -92,4 +92,8 @@ def _recorded(controller: "Controller", outcomes: Path, sample: str) -> "Context
     from paceline.outcomes.store import read_table
     from paceline.workflows.deciding import recorded_context
 
-    return recorded_context(read_table(outcomes), controller, sample)
+    inputs = controller.policy.spec.inputs
+    table = read_table(
+        outcomes, image_features=inputs.image_features, question_features=inputs.question_features
+    )
+    return recorded_context(table, controller, sample)

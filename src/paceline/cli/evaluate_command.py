@@ -35,7 +35,11 @@ def run(
     check_writable(report)
     if report is not None:
         import_matplotlib()
-    loaded, table = Controller.load(controller), read_table(outcomes)
+    loaded = Controller.load(controller)
+    inputs = loaded.policy.spec.inputs
+    table = read_table(
+        outcomes, image_features=inputs.image_features, question_features=inputs.question_features
+    )
     with Bar() as bar:
         results = evaluate_controller(loaded, table, ContestOptions(replicates=replicates, seed=seed), bar)
     if report is not None:

@@ -49,6 +49,12 @@ def run(
         ),
     ] = None,
     shard_samples: Annotated[int, typer.Option(help="Samples per shard: what a kill can lose.")] = 48,
+    features_kept: Annotated[
+        str,
+        typer.Option(
+            help="Features beside the pooled ones that training may read: stored (none), pooled, or all (every token)."
+        ),
+    ] = "stored",
     seed: Annotated[int, typer.Option(help="Of samples, plan and order.")] = 0,
     formats: Annotated[
         list[str] | None,
@@ -75,6 +81,7 @@ def run(
         repeats=repeats,
         importance_samples=importance_samples,
         shard_samples=shard_samples,
+        features_kept=features_kept,
         seed=seed,
     )
     asked = load_task(task)

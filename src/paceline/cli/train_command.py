@@ -6,6 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paceline.cli.input_options import (
+    Augment,
+    Balance,
+    BudgetEncoding,
+    BudgetForm,
+    FeatureScalingOption,
+    ImageFeatures,
+    QuestionFeatures,
+    Reduce,
+)
 from paceline.cli.output import AsJson, check_writable, emit
 from paceline.cli.training_settings import SettingsOption, with_settings
 
@@ -58,6 +68,14 @@ def run(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
     settings: SettingsOption = None,
+    image_features: ImageFeatures = None,
+    question_features: QuestionFeatures = None,
+    feature_scaling: FeatureScalingOption = "auto",
+    reduce: Reduce = "none",
+    budget_encoding: BudgetEncoding = "sinusoidal",
+    budget_form: BudgetForm = "absolute",
+    augment: Augment = None,
+    balance: Balance = None,
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
@@ -100,6 +118,14 @@ def run(
         device=device,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
+        image_features=image_features,
+        question_features=question_features,
+        feature_scaling=feature_scaling,
+        reduce=reduce,
+        budget_encoding=budget_encoding,
+        budget_form=budget_form,
+        augment=augment,
+        balance=balance,
     )
     if epochs is not None:
         options = _with_epochs(options, epochs)
@@ -108,7 +134,10 @@ def run(
     one_thread()
     with Bar() as bar:
         trained = train_controller(
-            combine_tables([read_table(path) for path in outcomes], [str(path) for path in outcomes]),
+            combine_tables(
+                [read_table(path, **options.feature_choice) for path in outcomes],
+                [str(path) for path in outcomes],
+            ),
             options,
             violation_rate=violation_rate,
             overview_ms=profiled_overview_ms(outcomes[0]),

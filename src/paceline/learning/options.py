@@ -213,6 +213,12 @@ class TrainOptions:
         """Weight of the KL to the reference."""
         return KL_WEIGHT.get(self.algorithm, 0.0) if self.kl_weight is None else self.kl_weight
 
+    @property
+    def feature_choice(self) -> dict[str, str]:
+        """What `outcomes.store.read_table` must be told, so that the table holds the features asked for."""
+        asked = {"image_features": self.image_features, "question_features": self.question_features}
+        return {name: features for name, features in asked.items() if features is not None}
+
     def _check_inputs(self) -> None:
         for name, allowed in (
             ("image_features", (None, *IMAGE_FEATURES)),

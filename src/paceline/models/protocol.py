@@ -1,7 +1,7 @@
 """What an elastic model offers: an overview, then an answer under any configuration of its knobs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,8 @@ class Overview:
     image_size: tuple[int, int]  # (height, width) in pixels
     elapsed_ms: float  # wall time spent to make the overview
     state: Any  # opaque: what the model reuses
+    feature_sets: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
+    # Further features by name, made when they are read, see `models.feature_sets`; empty: the pooled ones alone.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

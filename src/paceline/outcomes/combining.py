@@ -7,6 +7,7 @@ import numpy as np
 
 from paceline.errors import OutcomesError
 from paceline.outcomes.feature_makers import feature_maker, maker_label
+from paceline.outcomes.feature_sets import with_room
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import CELL_FIELDS, SAMPLE_FIELDS, OutcomeTable
 
@@ -28,6 +29,9 @@ def combine_tables(tables: Sequence[OutcomeTable], names: Sequence[str]) -> Outc
     for table, name in zip(tables[1:], names[1:], strict=True):
         _refuse_other_features(first, table, names[0], name)
         _refuse_other_measures(first, table, names[0], name)
+    if first.feature_choice.image_token or first.feature_choice.question_token:
+        tables = _with_equal_room(tables)
+        first = tables[0]
     fields = {
         name: np.concatenate([getattr(table, name) for table in tables])
         for name in (*SAMPLE_FIELDS, *CELL_FIELDS, "features")
@@ -43,13 +47,36 @@ def combine_tables(tables: Sequence[OutcomeTable], names: Sequence[str]) -> Outc
 
 def _refuse_other_features(first: OutcomeTable, table: OutcomeTable, where: str, name: str) -> None:
     makers = [feature_maker(item.manifest.model, item.manifest.options) for item in (first, table)]
-    widths = [(item.image_width, item.features.shape[1]) for item in (first, table)]
-    if makers[0] != makers[1] or widths[0] != widths[1]:
+    widths = [(_widths(item), item.features.shape[1]) for item in (first, table)]
+    if makers[0] != makers[1] or widths[0][0] != widths[1][0]:
         raise OutcomesError(
             f"{name}: its features were made by {maker_label(makers[1])} ({widths[1][1]} columns), those of {where} by "
             f"{maker_label(makers[0])} ({widths[0][1]} columns); numbers of different makers mean different things, "
             "expected one; import again with --features MODEL --images DIR, or train on one of them"
         )
+
+
+def _widths(table: OutcomeTable) -> tuple[object, int, int]:
+    """What the features are, and how many numbers of an image and of a question, or of a token of them."""
+    columns = (table.image_width, table.features.shape[1] - table.image_width)
+    return (table.feature_choice, *table.feature_choice.widths(*columns))
+
+
+def _with_equal_room(tables: Sequence[OutcomeTable]) -> list[OutcomeTable]:
+    """The tables, packed tokens with the room of the longest."""
+    choice = tables[0].feature_choice
+    image = max(table.image_width for table in tables)
+    question = max(table.features.shape[1] - table.image_width for table in tables)
+    padded = []
+    for table in tables:
+        parts = (
+            with_room(table.image_features, choice.image_token, image),
+            with_room(table.question_features, choice.question_token, question),
+        )
+        padded.append(
+            dataclasses.replace(table, features=np.concatenate(parts, axis=1), image_width=parts[0].shape[1])
+        )
+    return padded
 
 
 def _refuse_other_measures(first: OutcomeTable, table: OutcomeTable, where: str, name: str) -> None:

@@ -6,7 +6,7 @@ and NNNNN.outcomes.parquet. The latter is renamed into place last: a shard is fi
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from paceline.errors import OutcomesError
+from paceline.outcomes.feature_sets import joined_sets, read_arrays, set_names
 from paceline.outcomes.files import write_atomically, write_text
 from paceline.outcomes.manifest import Manifest, parse_manifest
 from paceline.outcomes.rows import damaged
@@ -50,9 +51,15 @@ class ShardStore:
         path = self.path / SWEEP
         return parse_manifest(path.read_text(encoding="utf-8"), source=str(path)) if path.is_file() else None
 
-    def write(self, index: int, rows: pa.Table, features: np.ndarray) -> None:
-        """Add a finished shard: its rows of outcomes and the features (samples, f) of its samples."""
-        write_features(self._features(index), features)
+    def write(
+        self,
+        index: int,
+        rows: pa.Table,
+        features: np.ndarray,
+        sets: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Add a finished shard: its rows of outcomes, the features (samples, f) of its samples, and further sets."""
+        write_features(self._features(index), features, sets)
         write_atomically(self._outcomes(index), lambda temporary: pq.write_table(rows, temporary))
 
     def finished(self, indices: Sequence[int]) -> list[int]:
@@ -90,8 +97,12 @@ class ShardStore:
                 f"{self.path}: shards {missing[:8]} are not finished; run the sweep to its end"
             )
         indices = range(count) if with_features is None else with_features
-        features = np.concatenate([read_features(self._features(index)) for index in indices])
-        write_features(self.directory / FEATURES, features)
+        paths = [self._features(index) for index in indices]
+        features = np.concatenate([read_features(path) for path in paths])
+        names = set_names(paths[0])
+        parts = [read_arrays(path, names) for path in paths] if names else []
+        sets = {name: joined_sets(parts, name) for name in names}
+        write_features(self.directory / FEATURES, features, sets)
         write_row_groups(self.directory / OUTCOMES, self._tables(range(count)))
 
     def remove(self) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from paceline.errors import OutcomesError
 from paceline.knobs import KnobSpace
@@ -23,6 +22,7 @@ from paceline.outcomes.columns import (
     required_columns,
     value_column,
 )
+from paceline.outcomes.feature_sets import chosen_columns, read_arrays
 from paceline.outcomes.files import write_atomically, write_text
 from paceline.outcomes.groups import group_means, group_medians
 from paceline.outcomes.manifest import Manifest, parse_manifest
@@ -30,7 +30,7 @@ from paceline.outcomes.mapped import is_large, mapped_cells
 from paceline.outcomes.progress import Progress, Silence
 from paceline.outcomes.rows import OutcomeRows, damaged, listed, read_rows, refuse_duplicates
 from paceline.outcomes.table import CELL_FIELDS, COUNT_CELLS, SAMPLE_FIELDS, SPLITS, OutcomeTable
-from paceline.policies.inputs import FeatureChoice
+from paceline.policies.inputs import STORED, FeatureChoice
 
 MANIFEST, OUTCOMES, SAMPLES, FEATURES = (
     "manifest.json",
@@ -42,14 +42,20 @@ SHARDS = "shards"
 ROW_GROUP_CELLS = 1 << 20
 
 
-def read_table(path: Path | str) -> OutcomeTable:
+def read_table(
+    path: Path | str, *, image_features: str = STORED, question_features: str = STORED
+) -> OutcomeTable:
     """Read a finished outcomes directory.
+
+    `image_features`, `question_features`: of `policies.inputs.IMAGE_FEATURES` and `QUESTION_FEATURES`; what the table's
+    features are to be. Sets other than the stored ones are there after `paceline profile --features-kept`.
 
     Repeated measurements of a cell become the median time and the mean accuracy. The cells of a large table are mapped
     from files that are made beside it once, see `outcomes.mapped`.
 
     Raises:
-        OutcomesError: a missing or damaged file, a newer schema, or contents that break the contract.
+        OutcomesError: a missing or damaged file, a newer schema, contents that break the contract, or features that
+            the directory does not hold.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -59,7 +65,9 @@ def read_table(path: Path | str) -> OutcomeTable:
                 f"{path}: {name} is missing; expected it beside manifest.json, copy the whole directory"
             )
     samples = read_samples(path / SAMPLES)
-    features = read_features(path / FEATURES)
+    features, image_width, choice = chosen_columns(
+        path / FEATURES, manifest, image_features, question_features
+    )
     read = mapped_cells if is_large(path / OUTCOMES) else _cells_in_memory
     actions, cells = read(path / OUTCOMES, manifest.space, samples["sample_id"])
     return OutcomeTable(
@@ -68,9 +76,9 @@ def read_table(path: Path | str) -> OutcomeTable:
         **samples,
         **cells,
         features=features,
-        image_width=manifest.image_width,
+        image_width=image_width,
         manifest=manifest,
-        feature_choice=FeatureChoice(),
+        feature_choice=choice,
     )
 
 
@@ -144,24 +152,24 @@ def write_samples(path: Path, samples: Mapping[str, np.ndarray]) -> None:
 
 
 def read_features(path: Path) -> np.ndarray:
-    """float32 (samples, features)."""
-    try:
-        arrays = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, error) from error
-    if set(arrays) != {"features"}:
-        raise OutcomesError(f"{path.name}: got arrays {sorted(arrays)}, expected one named features")
-    return arrays["features"].astype(np.float32, copy=False)
+    """float32 (samples, features); further sets in the file are not read."""
+    return read_arrays(path, ("features",))["features"].astype(np.float32, copy=False)
 
 
-def write_features(path: Path, features: np.ndarray) -> None:
-    """Write features.safetensors."""
-    arrays = {"features": np.ascontiguousarray(features, np.float32)}
+def write_features(path: Path, features: np.ndarray, sets: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write features.safetensors; `sets`: further arrays as `outcomes.feature_sets` describes them."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in (sets or {}).items()}
+    arrays["features"] = np.ascontiguousarray(features, np.float32)
     write_atomically(path, lambda temporary: save_file(arrays, temporary))
 
 
 def write_table(path: Path | str, table: OutcomeTable, progress: Progress | None = None) -> None:
     """Write an outcomes directory that `read_table` reads back; an older one there is replaced."""
+    if table.feature_choice != FeatureChoice():
+        raise OutcomesError(
+            f"{path}: the table holds other features than the stored ones ({table.feature_choice}), which a directory "
+            "cannot tell apart; read it with read_table(path) to write it"
+        )
     path = Path(path)
     progress = progress or Silence()
     progress.start(table.samples, "writing samples")

@@ -17,6 +17,15 @@ CLASS_QUANTILES = {"low": 0.25, "medium": 0.50, "high": 0.75}
 """Named budgets: quantiles of the configurations' mean latencies, kept as shares of the full configuration's."""
 
 
+def set_name(part: str, features: str) -> str:
+    """The feature set that holds a choice of "image" or "question" features, by its name in files and overviews.
+
+    >>> set_name("image", "cls"), set_name("question", "attention")
+    ('image.cls', 'question.tokens')
+    """
+    return f"{part}.tokens" if features == ATTENTION else f"{part}.{features}"
+
+
 def named_shares(configuration_ms: np.ndarray) -> dict[str, float]:
     """Named budgets as shares of the slowest configuration's mean latency, from those of all configurations (m,).
 

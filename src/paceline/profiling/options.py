@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from paceline.errors import ProfileError
+from paceline.outcomes.feature_sets import KEPT
 
 FIXED_PLANS = ("full", "balanced", "lhs")
 """Plans whose configurations are known before anything is measured."""
@@ -49,11 +50,14 @@ class ProfileOptions:
     batch: int = 48  # samples answered at once when only their accuracy is measured
     batch_threads: int | None = None  # threads of batched answers; latency keeps the process's own number
     max_new_tokens: int | None = None  # None: what the task needs
+    features_kept: str = "stored"  # or "pooled", "all" (tokens too): feature sets beside the stored features
     seed: int = 0  # of the samples, the plan and the order of timed calls
 
     def __post_init__(self) -> None:
         if self.plan not in PLANS:
             raise ProfileError(f"plan: got {self.plan!r}, expected one of {list(PLANS)}")
+        if self.features_kept not in KEPT:
+            raise ProfileError(f"features_kept: got {self.features_kept!r}, expected one of {list(KEPT)}")
         least = {"samples": 1, "repeats": 1, "warmup": 0}
         least |= {"shard_samples": 1, "batch": 1, "seed": 0}
         optional = {"configurations": 1, "max_new_tokens": 1, "timed_samples": 0, "batch_threads": 1}

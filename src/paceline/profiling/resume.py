@@ -10,11 +10,14 @@ from paceline.outcomes.store import SAMPLES, read_samples
 from paceline.profiling.samples import sample_columns
 from paceline.tasks.protocol import Sample
 
+ADDED = {"features_kept": "stored"}
+"""Options that older sweeps did not record, with what they did."""
+
 
 def refuse_other(out: Path, there: Manifest, now: Manifest) -> None:
     """Refuse to go on with a sweep that measures something else."""
     differences = [
-        *_differences("", there.options, now.options),
+        *_differences("", ADDED | there.options, now.options),
         *_differences("model ", there.model, now.model),
         *_differences("", {"task": there.task}, {"task": now.task}),
         *_differences("", {"knob space": there.space.to_json()}, {"knob space": now.space.to_json()}),

@@ -11,6 +11,7 @@ from paceline.knobs import Configuration
 from paceline.models.protocol import ElasticModel, Overview, Workload
 from paceline.outcomes.columns import PHASE_COLUMNS, VALUE_TYPES, knob_columns, value_column
 from paceline.outcomes.progress import Progress
+from paceline.profiling.kept_features import stack_feature_sets
 from paceline.profiling.options import ProfileOptions
 from paceline.profiling.threads import torch_threads
 from paceline.profiling.timing import Measurement, interleaved, measure
@@ -45,7 +46,9 @@ class ShardRunner:
                     self.model.overview(image, sample.question), configuration, self.max_new_tokens
                 )
 
-    def run(self, samples: Sequence[Sample], timed: Sequence[int], seed: int) -> tuple[pa.Table, np.ndarray]:
+    def run(
+        self, samples: Sequence[Sample], timed: Sequence[int], seed: int
+    ) -> tuple[pa.Table, np.ndarray, dict[str, np.ndarray]]:
         """Score all samples and time some.
 
         Args:
@@ -54,13 +57,14 @@ class ShardRunner:
             seed: of the order of the timed calls.
 
         Returns:
-            The rows of outcomes.parquet, and the features float32 (k, f).
+            The rows of outcomes.parquet, the features float32 (k, f), and further feature sets that are kept.
         """
         images = [self.task.image(sample) for sample in samples]
         overviews = [
             self.model.overview(image, sample.question) for image, sample in zip(images, samples, strict=True)
         ]
         features = stack_features(self.model, overviews)
+        sets = stack_feature_sets(self.model, overviews, self.options.features_kept)
         configurations = self.configurations
         workloads = [[self.model.workload(o, c) for c in configurations] for o in overviews]
         with torch_threads(self.options.batch_threads):
@@ -81,7 +85,7 @@ class ShardRunner:
                 )
             measured[repeat, i, j] = (result, self._score(sample, result.text))
             self.progress.advance(1)
-        return self._rows(samples, accuracy, workloads, measured), features
+        return self._rows(samples, accuracy, workloads, measured), features, sets
 
     def _score_all(self, samples: Sequence[Sample], overviews: Sequence[Overview]) -> np.ndarray:
         """Accuracy of batched answers, (k, m)."""

@@ -15,6 +15,7 @@ from PIL import Image
 from paceline.errors import BudgetError, ControllerError
 from paceline.knobs import Configuration
 from paceline.latency.drift import DriftTracker
+from paceline.models.feature_sets import chosen_features
 from paceline.models.protocol import ElasticModel, Overview, Timings, Workload
 from paceline.outcomes.feature_makers import MODEL, feature_maker, maker_label, model_identity
 from paceline.runtime.average import AverageBudget
@@ -241,9 +242,10 @@ class AdaptiveModel:
                 if len(self._workloads) > KEPT_WORKLOADS:
                     self._workloads.popitem(last=False)
         tiles, vision_tokens, prompt_tokens = kept
+        image, question = chosen_features(self.model.name, overview, self._controller.policy.spec.inputs)
         return Context(
-            image_features=overview.image_features,
-            question_features=overview.question_features,
+            image_features=image,
+            question_features=question,
             tiles=tiles,
             vision_tokens=vision_tokens,
             prompt_tokens=prompt_tokens,

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from paceline.errors import OutcomesError
+from paceline.models.feature_sets import chosen_features
 from paceline.models.protocol import ElasticModel, Overview
 from paceline.outcomes.feature_makers import feature_maker, maker_label
 from paceline.outcomes.table import OutcomeTable
@@ -14,11 +15,12 @@ from paceline.runtime.decision import Context
 
 
 def context_of(model: ElasticModel, controller: Controller, overview: Overview) -> Context:
-    """What the controller sees of a request: pooled features, and the workload of each of its configurations."""
+    """What the controller sees of a request: the features it reads, and the workload of each of its configurations."""
     loads = [model.workload(overview, controller.space.configuration(int(a))) for a in controller.actions]
+    image, question = chosen_features(model.name, overview, controller.policy.spec.inputs)
     return Context(
-        image_features=overview.image_features,
-        question_features=overview.question_features,
+        image_features=image,
+        question_features=question,
         tiles=np.array([load.tiles for load in loads], dtype=np.int64),
         vision_tokens=np.array([load.vision_tokens for load in loads], dtype=np.int64),
         prompt_tokens=np.array([load.prompt_tokens for load in loads], dtype=np.int64),
@@ -30,6 +32,7 @@ def live_context(model: ElasticModel, controller: Controller, image: Image.Image
 
     Raises:
         ControllerError: the model lacks knobs or options of the controller.
+        ModelError: it lacks features that the controller reads.
     """
     controller.check_space(model.knobs, f"the model {model.name}")
     return context_of(model, controller, model.overview(image, prompt))

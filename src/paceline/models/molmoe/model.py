@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from paceline.errors import ModelError, PromptError
+from paceline.models.feature_sets import token_sets
 from paceline.models.images import image_array
 from paceline.models.molmoe import crops, knob_state
 from paceline.models.molmoe.crops import CropOptions
@@ -91,7 +92,8 @@ class MolmoE(nn.Module):
         pixels = image_array(image)
         patches = self._tensor(crops.overview_crop(pixels, self.crop_options)[None])
         mask = crops.padding_masks(pixels.shape[:2], None, self.crop_options)
-        features = self.vision.features(patches)
+        class_and_patches = self.vision.class_and_patches(patches)
+        features = class_and_patches[:, 1:]
         tokens = self.vision.pool(features, self._tensor(mask))[0]
         question = self.decoder.embed(torch.tensor(prompt_ids, device=self.device))
         state = OverviewState(pixels, mask, features, tokens, tuple(prompt_ids))
@@ -103,6 +105,8 @@ class MolmoE(nn.Module):
             image_size=(pixels.shape[0], pixels.shape[1]),
             elapsed_ms=(time.perf_counter() - clock) * 1e3,
             state=state,
+            feature_sets=token_sets(lambda: _floats(tokens), lambda: _floats(question))
+            | {"image.cls": lambda: _floats(class_and_patches[0, 0])},
         )
 
     def _prompt_ids(self, prompt: str) -> list[int]:
@@ -318,6 +322,10 @@ class MolmoE(nn.Module):
             self.embeddings(overview.state, tiling, overview.state.image_tokens[tiling])
             for overview, tiling in zip(overviews, tilings, strict=True)
         ]
+
+
+def _floats(tensor: Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()
 
 
 def _shared_images(states: Sequence[OverviewState]) -> tuple[list[int], list[int]]:

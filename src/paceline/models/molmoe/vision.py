@@ -76,6 +76,12 @@ class VisionTower(nn.Module):
         self, patches: Float[Tensor, "crops patches dim"]
     ) -> Float[Tensor, "crops patches features"]:
         """Concatenated block outputs, class token dropped; a crop whose patches are all -1 becomes 0."""
+        return self.class_and_patches(patches)[:, 1:]
+
+    def class_and_patches(
+        self, patches: Float[Tensor, "crops patches dim"]
+    ) -> Float[Tensor, "crops class_and_patches features"]:
+        """The same with the class token, which comes first."""
         x = self.patch_embedding(patches)
         x = torch.cat((self.class_embedding.expand(x.shape[0], 1, -1), x), dim=1) + self.positions
         x = self.pre_norm(x)
@@ -83,7 +89,7 @@ class VisionTower(nn.Module):
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
-        joined = torch.cat([outputs[index] for index in self.options.vit_features], dim=-1)[:, 1:]
+        joined = torch.cat([outputs[index] for index in self.options.vit_features], dim=-1)
         empty = (patches == -1).flatten(1).all(dim=1)
         return joined.masked_fill(empty[:, None, None], 0.0)
 
