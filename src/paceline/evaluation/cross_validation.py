@@ -53,7 +53,7 @@ def cross_validate_learners(
     Raises OutcomesError for a table without such folds, and what `compare` raises.
     """
     options, progress = options or CompareOptions(), progress or SilentProgress()
-    table = table.select(table.tested.all(axis=1))
+    table = table.select(np.asarray(table.tested.all(axis=1)))
     if not table.samples:
         raise OutcomesError(
             f"evaluation: no sample has an outcome under all {len(table.actions)} configurations; profile more"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -152,7 +152,7 @@ def joined(problems: list[Problem]) -> Problem:
     if any(not np.array_equal(other.actions, first.actions) for other in problems):
         raise OutcomesError("evaluation: the folds tested different configurations, expected the same ones")
     parts = {name: np.concatenate([getattr(item, name) for item in problems]) for name in PER_SAMPLE}
-    return Problem(**({item.name: getattr(first, item.name) for item in fields(first)} | parts))
+    return replace(first, **parts)
 
 
 Scorer: TypeAlias = Callable[[Problem, float | None], np.ndarray]

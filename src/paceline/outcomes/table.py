@@ -1,7 +1,7 @@
 """The outcome table in memory: sample x configuration arrays."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -75,9 +75,8 @@ class OutcomeTable:
     def select(self, rows: np.ndarray) -> "OutcomeTable":
         """The table of some samples. `rows`: boolean mask (n,) or integer indices."""
         per_sample = (*SAMPLE_FIELDS, *CELL_FIELDS, "features")
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        fold = None if self.fold is None else self.fold[rows]
-        return OutcomeTable(**(values | {name: values[name][rows] for name in per_sample} | {"fold": fold}))
+        parts = {name: getattr(self, name)[rows] for name in per_sample}
+        return replace(self, **parts, fold=None if self.fold is None else self.fold[rows])
 
     def split_rows(self, split: str) -> "OutcomeTable":
         """The table of one split: "train", "validation" or "test".

@@ -134,7 +134,7 @@ def _neighbour_means(features, accuracy, asked, size: int, seed: int) -> np.ndar
 
 
 def _cluster_means(features, accuracy, asked, size: int, seed: int) -> np.ndarray:
-    clusters = KMeans(n_clusters=min(size, len(features)), n_init=3, random_state=seed).fit(features)
+    clusters = KMeans(n_clusters=min(size, len(features)), random_state=seed).fit(features)
     overall = accuracy.mean(axis=0)
     means = np.stack(
         [

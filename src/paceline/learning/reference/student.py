@@ -53,16 +53,16 @@ class _Lessons:
         self.temperature = max(float(mixed.std()), 1e-12) / sharpness
         # Made-up samples were seen by the outcome models in part, so their values spread further than held-out ones.
         self.shrink = float(channel.stack.held_out.std()) / max(float(channel.stack.asked[part].std()), 1e-12)
-        self._known: tuple[Tensor, Tensor] | None = None
+        self._known: list[Tensor] = []
         if channel.policy.ranges is None:  # one context: everything can be said before
-            self._known = tuple(
+            self._known = [
                 self._values(torch.arange(len(values)), torch.full((len(values),), math.inf), made=is_made)
                 for values, is_made in ((self.real, False), (self.made, True))
-            )
+            ]
 
     def taught(self, rows: Tensor, budget_ms: Tensor, *, made: bool) -> Tensor:
         """The teacher's values for samples under budgets, (row, action)."""
-        if self._known is not None:
+        if self._known:
             return self._known[int(made)][rows]
         return self._values(rows, budget_ms, made=made)
 
