@@ -137,7 +137,16 @@ def test_principal_components_are_those_of_sklearn(shape):
 
 
 def test_reduction_keeps_no_more_than_there_is():
-    assert principal_components(np.random.default_rng(0).normal(size=(3, 9)), 8).components.shape == (9, 3)
+    rows = np.random.default_rng(0).normal(size=(3, 9))
+    for repeated in (rows, np.tile(rows, (2, 1)), np.tile(rows, (20, 1))):  # questions share images
+        found = principal_components(repeated, 8)
+        assert found.components.shape == (9, 2)
+        np.testing.assert_allclose(found.components.T @ found.components, np.eye(2), atol=1e-9)
+        again = found.apply(repeated) @ found.components.T + found.centre
+        np.testing.assert_allclose(again, repeated, atol=1e-5)
+    constant = principal_components(np.ones((4, 3)), 2)
+    assert constant.components.shape == (3, 1)
+    np.testing.assert_array_equal(constant.apply(np.ones((1, 3))), [[0.0]])
 
 
 @pytest.mark.parametrize("tokens", [False, True])

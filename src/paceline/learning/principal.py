@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SMALLEST_SHARE = 1e-9
+"""Directions with less than this share of the widest one's variance are rounding: repeated rows, say, have many."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PrincipalComponents:
@@ -18,7 +21,7 @@ class PrincipalComponents:
 
 
 def principal_components(rows: np.ndarray, count: int) -> PrincipalComponents:
-    """The first `count` principal components of rows (n, f), or as many as there are: min(count, n, f).
+    """The first `count` principal components of rows (n, f), or as many directions as rows differ in, but at least one.
 
     From the smaller of the f x f covariance and the n x n products of samples, so that neither many samples nor many
     features are a problem. The sign of a component is that of its largest entry.
@@ -26,13 +29,12 @@ def principal_components(rows: np.ndarray, count: int) -> PrincipalComponents:
     n, f = rows.shape
     centre = rows.mean(axis=0, dtype=np.float64)
     centred = rows - centre
-    kept = min(count, n, f)
-    if f <= n:
-        _, vectors = np.linalg.eigh(centred.T @ centred)
-        components = vectors[:, ::-1][:, :kept]
-    else:
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        spread = np.sqrt(np.maximum(values[::-1][:kept], np.finfo(np.float64).tiny))
-        components = centred.T @ vectors[:, ::-1][:, :kept] / spread
+    values, vectors = np.linalg.eigh(centred.T @ centred if f <= n else centred @ centred.T)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    kept = min(count, max(1, int((values > SMALLEST_SHARE * max(values[0], 0.0)).sum())))
+    components = vectors[:, :kept]
+    if f > n:
+        spread = np.sqrt(np.maximum(values[:kept], np.finfo(np.float64).tiny))
+        components = centred.T @ components / spread
     largest = components[np.abs(components).argmax(axis=0), np.arange(kept)]
     return PrincipalComponents(centre=centre, components=components * np.where(largest < 0, -1.0, 1.0))
