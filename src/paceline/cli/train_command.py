@@ -101,9 +101,11 @@ def run(
     from paceline.learning.options import TrainOptions
     from paceline.outcomes.combining import combine_tables
     from paceline.outcomes.store import read_table
+    from paceline.policies.inputs import ATTENTION
     from paceline.workflows.training import profiled_overview_ms, train_controller
 
     special = score_untested or reward != "masked" or group_size is not None or share_projector is not None
+    special = special or ATTENTION in (image_features, question_features)
     special = special or device != "cpu" or precision != "float32" or gradient_checkpointing
     options = TrainOptions(
         algorithm=algorithm or _able(head, special),

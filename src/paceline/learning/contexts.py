@@ -70,7 +70,11 @@ def balanced_over_budgets(ranges: ContextRanges, problem: DecisionProblem) -> Co
 
     Log-uniform budgets are spent mostly where few configurations are; these where the choice changes.
     """
-    upper = problem.configuration_means(problem.upper_ms)
+    return with_knots(ranges, problem.configuration_means(problem.upper_ms))
+
+
+def with_knots(ranges: ContextRanges, upper: np.ndarray) -> ContextRanges:
+    """Ranges that draw budgets between quantiles of the configurations' upper latencies (m,), in ms."""
     knots = np.quantile(upper, np.linspace(0.0, 1.0, min(len(upper), BUDGET_KNOTS)))
     return replace(ranges, budget_knots_ms=tuple(knots.tolist()))
 

@@ -9,7 +9,6 @@ from paceline.learning.checks import check_number as _check_number
 from paceline.learning.checks import check_whole as _check_whole
 from paceline.learning.input_options import (
     ENCODINGS,
-    NONE,
     SCALINGS,
     parse_augmentation,
     parse_balance,
@@ -47,8 +46,8 @@ BASELINE_SCOPES = ("split", "sample")
 class TrainOptions:
     """Options of `train_controller_policy`; the defaults did best on synthetic outcome tables.
 
-    >>> TrainOptions.from_json(TrainOptions(group_size=8).to_json()).group_size
-    8
+    >>> TrainOptions.from_json(TrainOptions(hidden=64).to_json()).hidden
+    64
     """
 
     algorithm: str = "grpo"  # of ALGORITHMS
@@ -246,7 +245,6 @@ class TrainOptions:
         for name, expected in (
             ("score_untested", False),
             ("reward", "masked"),
-            ("reduce", NONE),
             ("share_projector", None),
             ("device", "cpu"),
             ("precision", "float32"),

@@ -28,6 +28,7 @@ def fit_family(task: LearnerTask) -> FittedFamily:
         task.deadlines_ms,
         task.inputs,
         task.input_spec,
+        task.preparation,
         task.options,
         task.progress,
     )

@@ -10,6 +10,7 @@ from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.input_options import parse_reduction
 from paceline.learning.inputs import FittedInputs, fit_inputs, input_spec
 from paceline.learning.options import TrainOptions
+from paceline.learning.preparation import TrainPreparation, train_preparation
 from paceline.learning.problem import Problem, problem_of
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.outcomes.table import OutcomeTable
@@ -30,6 +31,7 @@ class LearnerTask:
     options: TrainOptions
     inputs: FittedInputs  # of features, fitted on `train`
     input_spec: InputSpec
+    preparation: TrainPreparation  # of `train`
     progress: Progress = field(default_factory=SilentProgress)
 
     @property
@@ -85,8 +87,13 @@ def make_task(
             components=reduced if reduction == "pca" else None,
         ),
         input_spec=spec,
+        preparation=train_preparation(_trained_on(fit_table, fit.cutoff_ms is not None), options),
         progress=progress,
     )
+
+
+def _trained_on(table: OutcomeTable, validation_too: bool) -> OutcomeTable:
+    return table if validation_too else table.select(table.split != "validation")
 
 
 def by_channel(

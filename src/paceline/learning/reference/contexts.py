@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from paceline.learning.contexts import ContextRanges, sample_contexts
+from paceline.learning.contexts import ContextRanges, sample_contexts, with_knots
 from paceline.learning.price import price_range
 from paceline.learning.problem import Problem
 
@@ -38,11 +38,16 @@ class ContextSource:
     Where times are known only afterwards there is one context: everything is feasible and time costs nothing.
     """
 
-    def __init__(self, problem: Problem, average_share: float, tie_break: float) -> None:
+    def __init__(
+        self, problem: Problem, average_share: float, tie_break: float, *, balanced: bool = False
+    ) -> None:
+        """`balanced`: draw budgets equally often between any two neighbouring configurations."""
         self.free = problem.cutoff_ms is not None
         self.average_share, self.tie_break = average_share, tie_break
         self.unit_ms = float(problem.configuration_mean_ms[problem.full])
         self.ranges = None if self.free else ranges_of(problem)
+        if self.ranges is not None and balanced:
+            self.ranges = with_knots(self.ranges, problem.upper_ms.mean(axis=0))
         self.share = torch.from_numpy((problem.mean_ms / self.unit_ms).astype(np.float32))
         self.upper_ms = torch.from_numpy(problem.upper_ms.astype(np.float32))
 

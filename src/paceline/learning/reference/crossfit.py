@@ -20,7 +20,7 @@ def scene_folds(scene: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """A fold from 0 to folds - 1 for every sample, int64 (n,): samples of one scene together, sizes as even as can be.
 
     >>> folds = scene_folds(np.array(["a", "a", "b", "c"]), 3, seed=0)
-    >>> folds[0] == folds[1], sorted(set(folds.tolist()))
+    >>> bool(folds[0] == folds[1]), sorted(set(folds.tolist()))
     (True, [0, 1, 2])
     """
     scenes, position, counts = np.unique(scene, return_inverse=True, return_counts=True)

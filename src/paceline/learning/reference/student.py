@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from paceline.learning.losses import masked_log_softmax
+from paceline.learning.preparation import TrainPreparation
 from paceline.learning.problem import Problem
 from paceline.learning.reference.contexts import ContextSource, DrawnContexts
 from paceline.learning.reference.options import StudentOptions
@@ -87,6 +88,7 @@ def fit_student(
     made: np.ndarray,
     origin: np.ndarray,
     contexts: ContextSource,
+    preparation: TrainPreparation,
     options: StudentOptions,
     generator: torch.Generator,
 ) -> list[dict[str, Any]]:
@@ -95,11 +97,13 @@ def fit_student(
     Args:
         part: which of the teacher's asked samples are the made-up ones; `made` their raw features (k, f), `origin` (k,)
             the real samples whose times they take.
+        preparation: how the features of real samples are augmented.
     """
     spec = network.spec
     scaled = torch.from_numpy(teacher.prepared)
     scaled_made = torch.from_numpy(teacher.inputs.prepare(made))
     source = torch.from_numpy(origin)
+    spread = scaled.std(dim=0, correction=0)
     lessons = [
         _Lessons(problem, channel, part, scaled, scaled_made, options.sharpness)
         for channel in teacher.channels
@@ -127,7 +131,10 @@ def fit_student(
                 lesson.taught(fake, drawn.budget_ms[len(real) :], made=True),
             ]
         )
-        features = torch.cat([scaled[real], scaled_made[fake]])
+        heard = scaled[real]
+        if preparation.recipe.augments:
+            heard = preparation.augmented(scaled, real, spread, generator)
+        features = torch.cat([heard, scaled_made[fake]])
         codes = torch.from_numpy(encode_context(spec, drawn.budget_ms.numpy(), 0.0))
         shape = (spec.members, -1, -1)
         masks = network.draw_masks(len(rows), generator)

@@ -107,6 +107,7 @@ def fit_teacher(
     average_share: float = 0.5,
     tie_break: float = 0.01,
     temperature: float = 0.05,
+    balanced_budgets: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     store: PredictionStore | None = None,
@@ -120,20 +121,22 @@ def fit_teacher(
         budgets_ms: the deadlines to be good at, where times are known only afterwards; None is without one.
 
     Raises:
-        TrainError: fewer scenes than folds.
+        TrainError: a single scene.
     """
-    scenes = len(np.unique(problem.scene))
-    if scenes < options.folds:
-        raise TrainError(
-            f"reference policy: got {scenes} different images or samples to train on, expected at least "
-            f"{options.folds}, one per inner fold; profile more samples"
-        )
     progress = progress or SilentProgress()
+    folds = min(options.folds, len(np.unique(problem.scene)))
+    if folds < 2:
+        raise TrainError(
+            "reference policy: got 1 image or sample to train on, expected at least 2, one per inner fold; "
+            "profile more samples"
+        )
+    if folds < options.folds:
+        progress.message(f"{folds} inner folds: there are no more different images or samples to train on")
     deadlines: list[float | None] = [None] if problem.cutoff_ms is None else list(budgets_ms)
-    progress.start(len(deadlines) * len(MODELS) * options.folds, "reference policy")
+    progress.start(len(deadlines) * len(MODELS) * folds, "reference policy")
     prepared = inputs.prepare(problem.features)
     prepared_asked = [inputs.prepare(part) for part in asked]
-    fold = scene_folds(problem.scene, options.folds, seed)
+    fold = scene_folds(problem.scene, folds, seed)
     channels, decision_us, seconds = [], 0.0, {"stacking": 0.0, "residual": 0.0}
     for index, deadline in enumerate(deadlines):
         started = time.perf_counter()
@@ -143,7 +146,7 @@ def fit_teacher(
             key = f"{index}/{name}"
             known = store.get(key) if store is not None else None
             if known is not None:
-                progress.advance(options.folds)
+                progress.advance(folds)
             else:
                 raw = name != "network"
                 known = cross_fit(
@@ -165,7 +168,7 @@ def fit_teacher(
             stacked.held_out,
             reward,
             fold,
-            ContextSource(problem, average_share, tie_break),
+            ContextSource(problem, average_share, tie_break, balanced=balanced_budgets),
             options.residual,
             temperature=_temperature(problem, stacked, options, temperature),
             seed=seed,

@@ -16,8 +16,10 @@ from paceline.learning.contexts import context_ranges, validation_contexts
 from paceline.learning.dataset import training_problems
 from paceline.learning.deadlines import deadlines_of
 from paceline.learning.groups import GroupSource
+from paceline.learning.input_options import parse_balance, parse_reduction
 from paceline.learning.inputs import FittedInputs, fit_inputs, input_spec
 from paceline.learning.options import TrainOptions
+from paceline.learning.preparation import TrainPreparation, train_preparation
 from paceline.learning.problem import Problem, problem_of
 from paceline.learning.progress import Progress, ScalarWriter
 from paceline.learning.reference.contexts import ContextSource
@@ -65,10 +67,18 @@ def train_student(
     part = table.select(kept)
     train = problem_of(part, latency)
     spec = input_spec(part, train.configuration_mean_ms, options)
-    inputs = fit_inputs(train.features, part.image_width, part.feature_choice, method=spec.feature_scaling)
+    reduction, reduced = parse_reduction(options.reduce)
+    inputs = fit_inputs(
+        train.features,
+        part.image_width,
+        part.feature_choice,
+        method=spec.feature_scaling,
+        components=reduced if reduction == "pca" else None,
+    )
     deadlines = deadlines_of(train) if train.cutoff_ms is not None else ()
     store = None if checkpoint_dir is None else PredictionStore(checkpoint_dir, options, train)
-    run = train_reference(train, [], deadlines, inputs, spec, options, progress, store)
+    prepared = train_preparation(part, options)
+    run = train_reference(train, [], deadlines, inputs, spec, prepared, options, progress, store)
     writer = ScalarWriter(tensorboard_dir)
     try:
         for step, entry in enumerate(run.student.history):
@@ -103,16 +113,19 @@ def train_reference(
     deadlines_ms: Sequence[float],
     inputs: FittedInputs,
     input_spec: InputSpec,
+    preparation: TrainPreparation,
     options: TrainOptions,
     progress: Progress,
     store: PredictionStore | None = None,
 ) -> ReferenceRun:
     """Fit the teacher on `train` and distil it; the teacher's values are kept for the samples of `asked`.
 
-    `deadlines_ms`: what to be good at, besides PAR10, where times are known only afterwards.
+    `deadlines_ms`: what to be good at, besides PAR10, where times are known only afterwards. `preparation`: how samples
+    of `train` are balanced, by drawing them again, and how the student's features are augmented.
     """
     started = time.perf_counter()
-    reference = options.reference
+    train, preparation = _balanced(train, preparation, options.seed)
+    reference, balanced = options.reference, parse_balance(options.balance)[1]
     made_count = min(reference.student.synthetic_per_sample * train.samples, reference.student.most_synthetic)
     made, origin = synthetic_features(
         train.features, inputs.prepare(train.features), made_count, options.seed
@@ -126,23 +139,35 @@ def train_reference(
         average_share=options.average_share,
         tie_break=options.tie_break,
         temperature=options.temperature,
+        balanced_budgets=balanced,
         seed=options.seed,
         progress=progress,
         store=store,
     )
     taught = time.perf_counter()
     generator = torch.Generator().manual_seed(options.seed)
+    reduction, reduced = parse_reduction(options.reduce)
     spec = _spec(train, deadlines_ms, inputs, input_spec, options, teacher)
     network = PolicyNetwork(
         inputs.network_spec(spec),
         train.space,
         dropout=reference.student.dropout,
         generator=generator,
+        reduced=reduced if reduction == "learned" else None,
         image_columns=inputs.image_columns,
     )
-    contexts = ContextSource(train, options.average_share, options.tie_break)
+    contexts = ContextSource(train, options.average_share, options.tie_break, balanced=balanced)
     history = fit_student(
-        network, train, teacher, len(asked), made, origin, contexts, reference.student, generator
+        network,
+        train,
+        teacher,
+        len(asked),
+        made,
+        origin,
+        contexts,
+        preparation,
+        reference.student,
+        generator,
     )
     finished = time.perf_counter()
     facts: dict[str, Any] = {
@@ -165,6 +190,15 @@ def train_reference(
         seconds=teacher.seconds
         | {"student": finished - taught + (taught - started - sum(teacher.seconds.values()))},
     )
+
+
+def _balanced(train: Problem, preparation: TrainPreparation, seed: int) -> tuple[Problem, TrainPreparation]:
+    """As many samples, drawn with the weights of a balance; the same ones without."""
+    if preparation.weights is None:
+        return train, preparation
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.multinomial(preparation.weights, train.samples, replacement=True, generator=generator)
+    return train.select(rows.numpy()), replace(preparation, weights=None, alike=preparation.alike[rows])
 
 
 def _spec(
