@@ -166,9 +166,9 @@ def main() -> None:
     parser.add_argument("--name", default="inputs_ablation", help="of the result file")
     options = parser.parse_args()
     one_thread()
-    train = TrainOptions()
+    train = TrainOptions(algorithm="grpo_warm")
     if options.quick:
-        train = TrainOptions(hidden=16, members=2, warm_epochs=2, epochs=1)
+        train = TrainOptions(algorithm="grpo_warm", hidden=16, members=2, warm_epochs=2, epochs=1)
     with Bar() as bar:
         if not options.outcomes.exists():
             sweep = ProfileOptions(

@@ -3,8 +3,8 @@
     python -m benchmarks.real_tables DATA [--only NAME] [--learners all] [--processes 2]
 
 DATA holds `aslib/S.{outcomes,features}.parquet` (own folds, column fold) and `routellm/{outcomes,samples}.parquet`
-(judged by 5 folds). Nothing of them is kept but numbers. Published numbers stand beside ours; they come from other papers'
-own runs.
+(judged by 5 folds). Nothing of them is kept but numbers. Published numbers stand beside ours, from
+those papers' own runs.
 """
 
 import argparse
