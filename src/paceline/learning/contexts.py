@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from paceline.learning.budget_parts import Parts, within_parts
 from paceline.learning.dataset import DecisionProblem
 from paceline.learning.price import price_range
 
@@ -30,9 +31,14 @@ class ContextRanges:
     budget_knots_ms: tuple[float, ...] | None = (
         None  # evenly spaced quantiles to draw budgets from instead, ascending
     )
+    budget_parts: Parts | None = None  # positions that budgets are drawn from, see `budget_parts`; None: all
 
     def budgets_at(self, position: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Budgets in ms of positions in [0, 1]: geometric between the ends, or between the knots around it."""
+        """Budgets in ms of positions in [0, 1]: geometric between the ends, or between the knots around it.
+
+        With `budget_parts`, 0 is where the first part begins and 1 where the last one ends.
+        """
+        position = within_parts(position, self.budget_parts)
         if not self.budget_knots_ms:
             return log_interpolate(position, self.budget_low_ms, self.budget_high_ms)
         knots = torch.tensor(self.budget_knots_ms).log()
@@ -108,7 +114,8 @@ def sample_contexts(
 def validation_contexts(ranges: ContextRanges) -> list[tuple[float, float]]:
     """A fixed grid of (budget in ms, price): hard budgets first, then prices without a limit."""
     steps = (np.arange(GRID_POINTS) + 0.5) / GRID_POINTS
-    budgets = log_interpolate(torch.from_numpy(steps), ranges.budget_low_ms, ranges.budget_high_ms)
+    seen = within_parts(torch.from_numpy(steps), ranges.budget_parts)
+    budgets = log_interpolate(seen, ranges.budget_low_ms, ranges.budget_high_ms)
     prices = log_interpolate(torch.from_numpy(steps), ranges.price_low, ranges.price_high)
     return [(budget, 0.0) for budget in budgets.tolist()] + [(math.inf, price) for price in prices.tolist()]
 

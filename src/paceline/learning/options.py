@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from paceline.errors import TrainError
+from paceline.learning.budget_parts import parse_parts
 from paceline.learning.checks import check_number as _check_number
 from paceline.learning.checks import check_whole as _check_whole
 from paceline.learning.input_options import (
@@ -102,6 +103,9 @@ class TrainOptions:
     # Policies that read the price: share of contexts with a limit that have a price too, and of those without a limit
     # that have no price.
     mixed_share: float = 0.1
+    # Positions in the range of budgets, 0 to 1, that contexts are drawn from: "0.3-0.7", or "0-0.3,0.7-1" with a gap;
+    # None: all.
+    budget_range: str | None = None
     relabel: bool = True  # draw new contexts at every step; False: each sample keeps one, drawn by the seed
 
     # Inputs, see docs/inputs.md. Feature sets are chosen when outcomes are read; here they are checked.
@@ -237,6 +241,7 @@ class TrainOptions:
                 f"share_projector: got reduce {self.reduce!r} and feature_scaling {self.feature_scaling!r}, expected "
                 "none and standard; the model's projector is linear in its own features"
             )
+        parse_parts(self.budget_range)
         if self.augment is not None:
             parse_augmentation(self.augment)
 
@@ -244,6 +249,7 @@ class TrainOptions:
         """The student of a reference policy is one kind of network, and its teacher takes the exact expectation."""
         for name, expected in (
             ("score_untested", False),
+            ("budget_range", None),
             ("reward", "masked"),
             ("share_projector", None),
             ("device", "cpu"),

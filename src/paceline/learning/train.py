@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.budget_parts import parse_parts
 from paceline.learning.contexts import ContextRanges, balanced_over_budgets, context_ranges
 from paceline.learning.dataset import DecisionProblem, split_samples, training_problems
 from paceline.learning.groups import GroupSource
@@ -59,6 +60,7 @@ def train_controller_policy(
     ranges = context_ranges(train)
     if parse_balance(options.balance)[1]:
         ranges = balanced_over_budgets(ranges, train)
+    ranges = replace(ranges, budget_parts=parse_parts(options.budget_range))
     warnings = _warnings(train)
     for warning in warnings:
         progress.message(warning)
