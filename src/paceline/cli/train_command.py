@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paceline.cli.adapting import adapt
 from paceline.cli.input_options import (
     Augment,
     Balance,
@@ -22,12 +23,16 @@ from paceline.cli.training_settings import SettingsOption, with_settings
 if TYPE_CHECKING:
     from paceline.learning.options import TrainOptions
 
+WITH_START = ("outcomes", "out", "start", "settings", "seed", "as_json")
+"""Parameters that go with --from."""
+
 OutcomesArgument = Annotated[
     Path, typer.Argument(metavar="OUTCOMES", help="Outcomes directory of paceline profile.")
 ]
 
 
 def run(
+    ctx: typer.Context,
     outcomes: Annotated[
         list[Path],
         typer.Argument(metavar="OUTCOMES", help="Outcomes directories of one model, profiled or imported."),
@@ -67,6 +72,15 @@ def run(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="CONTROLLER",
+            help="Adapt this controller to OUTCOMES of a new data set, a few labelled samples, rather than train anew; "
+            "takes --set with names of AdaptOptions and --seed (docs/learners.md).",
+        ),
+    ] = None,
     settings: SettingsOption = None,
     image_features: ImageFeatures = None,
     question_features: QuestionFeatures = None,
@@ -104,6 +118,10 @@ def run(
     from paceline.policies.inputs import ATTENTION
     from paceline.workflows.training import profiled_overview_ms, train_controller
 
+    if start is not None:
+        _refuse_with_start(ctx)
+        adapt(outcomes, start, out, settings or [], seed, as_json=as_json)
+        return
     special = score_untested or reward != "masked" or group_size is not None or share_projector is not None
     special = special or ATTENTION in (image_features, question_features)
     special = special or device != "cpu" or precision != "float32" or gradient_checkpointing
@@ -154,6 +172,22 @@ def run(
         f"{facts['seconds']:.0f} s, validation reward {facts['validation_reward']:.4f}"
     )
     emit({"controller": str(out), "facts": facts}, [text], as_json=as_json)
+
+
+def _refuse_with_start(ctx: typer.Context) -> None:
+    """Adaptation takes the controller as it is: options of training anew would be silently ignored."""
+    from paceline.errors import TrainError
+
+    source = ctx.get_parameter_source
+    given = [
+        name for name in ctx.params if name not in WITH_START and str(source(name)).endswith("COMMANDLINE")
+    ]
+    if given:
+        words = ", ".join("--" + name.replace("_", "-") for name in sorted(given))
+        raise TrainError(
+            f"--from: got {words} beside it, expected none of the options of training anew; the controller's own stay, "
+            "and --set takes names of AdaptOptions"
+        )
 
 
 def _able(head: str, special: bool) -> str:

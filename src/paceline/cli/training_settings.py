@@ -1,14 +1,17 @@
 """`--set NAME=VALUE`: any option of training by its name."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from paceline.errors import TrainError
 
 if TYPE_CHECKING:
+    from paceline.learning.adaptation import AdaptOptions
     from paceline.learning.options import TrainOptions
+
+Options = TypeVar("Options", "TrainOptions", "AdaptOptions")
 
 SettingsOption = Annotated[
     list[str] | None,
@@ -20,7 +23,7 @@ SettingsOption = Annotated[
 ]
 
 
-def with_settings(options: "TrainOptions", settings: list[str]) -> "TrainOptions":
+def with_settings(options: Options, settings: list[str]) -> Options:
     """Options with NAME=VALUE words applied: numbers, true, false and null as in JSON, anything else as text.
 
     Options within options are named with dots: `reward_params.alpha`, `reference.student.hidden`.

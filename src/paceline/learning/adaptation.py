@@ -11,7 +11,8 @@ they started, and inner folds choose how many updates are taken: none where the 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,18 @@ class AdaptOptions:
         check_number("dropout", self.dropout, below=1.0)
         if self.outcome_weight == self.reward_weight == 0.0:
             raise TrainError("outcome_weight and reward_weight: got 0 for both, expected one above 0")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value from which `from_json` makes equal options."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "AdaptOptions":
+        """Options written by `to_json`; unknown keys are errors, missing ones take the default."""
+        unknown = sorted(set(value) - {item.name for item in fields(cls)})
+        if unknown:
+            raise TrainError(f"adaptation options: got unknown {unknown}, expected names of AdaptOptions")
+        return cls(**value)
 
 
 def adapt_policy(

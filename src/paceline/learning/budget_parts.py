@@ -1,5 +1,6 @@
 """Parts of the range of budgets: what training is limited to, to see how it serves budgets that it never saw."""
 
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -27,7 +28,7 @@ def parse_parts(text: str | None) -> Parts | None:
     except (AttributeError, ValueError):
         parts = ()
     ends = [end for part in parts for end in part]
-    ascending = all(below < above for below, above in zip(ends, ends[1:], strict=False))
+    ascending = all(below < above for below, above in pairwise(ends))
     if not ends or not ascending or ends[0] < 0 or ends[-1] > 1:
         raise TrainError(
             f"budget_range: got {text!r}, expected parts LOW-HIGH with positions from 0 to 1 in ascending order, "
