@@ -15,5 +15,5 @@ QUICK_REFERENCE = ReferenceOptions(
     forest=ForestOptions(trees=10),
     network=OutcomeNetworkOptions(members=1, hidden=32, epochs=10),
     residual=ResidualOptions(epochs=3),
-    student=StudentOptions(hidden=32, steps=300, epochs=1, synthetic_per_sample=2),
+    student=StudentOptions(members=1, hidden=32, steps=300, epochs=1, synthetic_per_sample=2),
 )

@@ -20,7 +20,7 @@ QUICK = ReferenceOptions(
     forest=ForestOptions(trees=20),
     network=OutcomeNetworkOptions(members=1, epochs=20),
     residual=ResidualOptions(epochs=5),
-    student=StudentOptions(steps=300, epochs=10),
+    student=StudentOptions(members=1, steps=300, epochs=10),
 )
 """Of a demo that only shows that everything runs."""
 

@@ -62,9 +62,9 @@ class ResidualOptions:
 class StudentOptions:
     """Of the network that is distilled from the teacher and decides."""
 
-    members: int = 1  # networks whose mean decides
+    members: int = 3  # networks whose mean decides
     hidden: int = 128
-    dropout: float = 0.1
+    dropout: float = 0.2
     steps: int = 1000  # at least; more on tables where they would not cover the samples `epochs` times
     epochs: int = 40
     batch_size: int = 64  # real samples per step
