@@ -20,14 +20,16 @@ from benchmarks.record import write_result
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
 from paceline.errors import OutcomesError
-from paceline.evaluation import baselines
 from paceline.evaluation.budget_grid import budget_grid
+from paceline.evaluation.choices import priced
+from paceline.evaluation.decision_cost import decision_overhead
 from paceline.evaluation.metrics import sample_accuracy
-from paceline.evaluation.policy_scorer import decision_overhead, policy_scorer
-from paceline.evaluation.pricing import fit_price
-from paceline.evaluation.problem import fit_latency, problem_of
+from paceline.evaluation.pricing import one_hot
 from paceline.evaluation.splits import fit_and_test
+from paceline.evaluation.times import fit_latency
+from paceline.learning.learners.policy_contender import policy_contender
 from paceline.learning.options import TrainOptions
+from paceline.learning.problem import problem_of
 from paceline.learning.progress import Progress
 from paceline.learning.train import train_controller_policy
 from paceline.models.registry import load_model
@@ -86,20 +88,19 @@ def judge(path: Path, changes: Mapping[str, str], train: TrainOptions, seeds: Se
     latency = fit_latency(table, violation_rate=VIOLATION_RATE)
     fit_table, test_table, _ = fit_and_test(table)
     fit, test = problem_of(fit_table, latency), problem_of(test_table, latency)
-    unit_ms = float(fit.configuration_mean_ms[fit.full])
+    unit_ms = fit.unit_ms
+    fit, test = fit.with_unit(unit_ms), test.with_unit(unit_ms)
     budgets_ms = budget_grid(fit.configuration_mean_ms, unit_ms)[0]
     accuracy: dict[str, list[np.ndarray]] = {mode: [] for mode in MODES}
     facts, decision = {}, {}
     for seed in seeds:
         trained = train_controller_policy(table, latency, replace(train, seed=seed, **dict(changes)))
         facts, policy = trained.facts, trained.numpy_policy()
-        scorer = policy_scorer(policy, table.actions)
-        at_fit, at_test = scorer(fit, None), scorer(test, None)
-        hard = [baselines.hard_policy(scorer, test, budget) for budget in budgets_ms]
-        average = [
-            fit_price(at_fit, fit.mean_ms, budget, unit_ms=unit_ms).shares(at_test, test.mean_ms)
-            for budget in budgets_ms
-        ]
+        contender = policy_contender(policy, table.actions)
+        shape = test.accuracy.shape
+        hard = [one_hot(contender.choose(test, budget, 0.0), *shape) for budget in budgets_ms]
+        choose = priced(contender, fit, test)
+        average = [choose(budget) for budget in budgets_ms]
         for mode, parts in (("hard", hard), ("average", average)):
             accuracy[mode].append(np.mean([sample_accuracy(test, part) for part in parts], axis=0))
         decision = decision_overhead(policy, latency, test_table, budget_ms=budgets_ms[2], full_ms=unit_ms)
@@ -165,9 +166,9 @@ def main() -> None:
     parser.add_argument("--name", default="inputs_ablation", help="of the result file")
     options = parser.parse_args()
     one_thread()
-    train = TrainOptions()
+    train = TrainOptions(algorithm="grpo_warm")
     if options.quick:
-        train = TrainOptions(hidden=16, members=2, warm_epochs=2, epochs=1)
+        train = TrainOptions(algorithm="grpo_warm", hidden=16, members=2, warm_epochs=2, epochs=1)
     with Bar() as bar:
         if not options.outcomes.exists():
             sweep = ProfileOptions(

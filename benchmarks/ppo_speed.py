@@ -33,7 +33,7 @@ from benchmarks.ppo_requests import observations
 from benchmarks.record import write_result
 from benchmarks.time_to_target import Curve, Stopwatch, compared
 from paceline.cli.threads import one_thread
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.learning.contexts import ContextRanges, context_ranges, validation_contexts
 from paceline.learning.dataset import DecisionProblem, training_problems
 from paceline.learning.groups import GroupSource
@@ -111,7 +111,7 @@ def judge(
 
 def static_reward(world: World) -> float:
     """Of the configuration with the highest mean accuracy less the price, among the feasible."""
-    options = TrainOptions()
+    options = TrainOptions(algorithm="grpo_warm")
     _, source = world.sources(options)
     accuracy = torch.from_numpy(world.train.configuration_means(world.train.accuracy))
     share = torch.from_numpy(
@@ -138,7 +138,7 @@ class JudgedTrainer(Trainer):
 
 def run_paceline(world: World, seed: int) -> Curve:
     """`train_controller_policy` from its arrays on, with default options."""
-    options, curve, watch = TrainOptions(seed=seed), Curve(), Stopwatch()
+    options, curve, watch = TrainOptions(algorithm="grpo_warm", seed=seed), Curve(), Stopwatch()
     train, validation = world.sources(options)
     generator = torch.Generator().manual_seed(seed)
     network = PolicyNetwork(train.spec, world.table.space, dropout=options.dropout, generator=generator)

@@ -21,11 +21,14 @@ from paceline.cli.threads import one_thread
 from paceline.evaluation import baselines
 from paceline.evaluation.budget_grid import budget_grid
 from paceline.evaluation.metrics import sample_accuracy
-from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import Problem, fit_latency, problem_of
+from paceline.evaluation.pricing import one_hot
 from paceline.evaluation.splits import fit_and_test
+from paceline.evaluation.times import fit_latency
 from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.learners.contender import Contender
+from paceline.learning.learners.policy_contender import policy_contender
 from paceline.learning.options import TrainOptions
+from paceline.learning.problem import Problem, problem_of
 from paceline.learning.train import train_controller_policy
 from paceline.outcomes.store import read_table
 from paceline.outcomes.table import OutcomeTable
@@ -78,6 +81,10 @@ class Judge:
         }
 
 
+def _chosen(contender: Contender, test: Problem, budget_ms: float) -> np.ndarray:
+    return one_hot(contender.choose(test, budget_ms, 0.0), *test.accuracy.shape)
+
+
 def train_subset(table: OutcomeTable, samples: int, seed: int) -> OutcomeTable:
     """The table with at most `samples` of its train samples."""
     train = np.random.default_rng(seed).permutation(np.flatnonzero(table.split == "train"))
@@ -96,10 +103,8 @@ def slide(table: OutcomeTable, samples: int, seeds: int, options: TrainOptions, 
         part = train_subset(table, samples, seed)
         for name, changes in rewards.items():
             policy = train_controller_policy(part, latency, replace(options, seed=seed, **changes))
-            scorer = policy_scorer(policy.numpy_policy(), table.actions)
-            found[name].append(
-                judge.means(lambda test, budget, scorer=scorer: baselines.hard_policy(scorer, test, budget))
-            )
+            chooser = policy_contender(policy.numpy_policy(), table.actions)
+            found[name].append(judge.means(lambda test, b, by=chooser: _chosen(by, test, b)))
             one = found[name][-1]
             shares, right = np.mean(one["latency_share"]), np.mean(one["accuracy"])
             say(f"seed {seed}, {name}: {shares:.0%} of the budget, accuracy {right:.3f}")

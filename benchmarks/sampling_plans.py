@@ -19,10 +19,10 @@ from benchmarks.sampling_plans_judge import MODES, VIOLATION_RATE, Judge
 from benchmarks.sampling_plans_plot import save_plot
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
-from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import fit_latency
 from paceline.evaluation.splits import resplit
+from paceline.evaluation.times import fit_latency
 from paceline.knobs import Knob, KnobSpace
+from paceline.learning.learners.policy_contender import policy_scorer
 from paceline.learning.options import TrainOptions
 from paceline.learning.progress import Progress
 from paceline.learning.train import train_controller_policy

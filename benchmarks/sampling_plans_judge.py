@@ -7,10 +7,13 @@ import numpy as np
 from paceline.errors import OutcomesError
 from paceline.evaluation import baselines
 from paceline.evaluation.budget_grid import budget_grid
+from paceline.evaluation.choices import priced
 from paceline.evaluation.metrics import sample_accuracy
-from paceline.evaluation.pricing import fit_price
-from paceline.evaluation.problem import Scorer, fit_latency, problem_of
+from paceline.evaluation.pricing import one_hot
 from paceline.evaluation.splits import fit_and_test
+from paceline.evaluation.times import fit_latency
+from paceline.learning.learners.contender import ValueContender
+from paceline.learning.problem import Scorer, problem_of
 from paceline.outcomes.table import OutcomeTable
 
 MODES = ("hard", "average")
@@ -25,8 +28,10 @@ class Judge:
         self.table = table
         self.latency = fit_latency(table, violation_rate=VIOLATION_RATE)
         fit_table, test_table, _ = fit_and_test(table)
-        self.fit, self.test = problem_of(fit_table, self.latency), problem_of(test_table, self.latency)
-        self.unit_ms = float(self.fit.configuration_mean_ms[self.fit.full])
+        fit = problem_of(fit_table, self.latency)
+        self.unit_ms = fit.unit_ms
+        self.fit = fit.with_unit(fit.unit_ms)
+        self.test = problem_of(test_table, self.latency).with_unit(fit.unit_ms)
         self.budgets_ms = budget_grid(self.fit.configuration_mean_ms, self.unit_ms)[0]
         hull = baselines.best_mix(self.fit)
         rate, unit, shape = VIOLATION_RATE, self.unit_ms, self.test.accuracy.shape
@@ -50,12 +55,11 @@ class Judge:
 
     def accuracy(self, scorer: Scorer) -> dict[str, np.ndarray]:
         """Accuracy of a controller at every budget, hard and average."""
-        at_fit, at_test = scorer(self.fit, None), scorer(self.test, None)
-        average = [
-            fit_price(at_fit, self.fit.mean_ms, b, unit_ms=self.unit_ms).shares(at_test, self.test.mean_ms)
-            for b in self.budgets_ms
-        ]
-        hard = [baselines.hard_policy(scorer, self.test, b) for b in self.budgets_ms]
+        contender = ValueContender(scorer)
+        choose = priced(contender, self.fit, self.test)
+        average = [choose(budget) for budget in self.budgets_ms]
+        shape = self.test.accuracy.shape
+        hard = [one_hot(contender.choose(self.test, budget, 0.0), *shape) for budget in self.budgets_ms]
         return {"hard": self._means(hard), "average": self._means(average)}
 
     def closed_gap(self, accuracy: Mapping[str, np.ndarray]) -> dict[str, float]:

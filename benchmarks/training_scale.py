@@ -64,7 +64,7 @@ def train_once(path: Path) -> dict[str, Any]:
     clock, times = time.perf_counter(), EpochTimes()
     table = read_table(path)
     read = time.perf_counter() - clock
-    options = TrainOptions(warm_epochs=STAGE_EPOCHS, epochs=STAGE_EPOCHS)
+    options = TrainOptions(algorithm="grpo_warm", warm_epochs=STAGE_EPOCHS, epochs=STAGE_EPOCHS)
     trained = train_controller(table, options, progress=times)
     wall, processor = times.seconds()
     epochs = {stage: slice(i * STAGE_EPOCHS + 1, (i + 1) * STAGE_EPOCHS) for i, stage in enumerate(STAGES)}

@@ -23,10 +23,13 @@ from paceline.cli.threads import one_thread
 from paceline.evaluation import baselines
 from paceline.evaluation.budget_grid import budget_grid
 from paceline.evaluation.metrics import sample_accuracy
-from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import Problem, Scorer, fit_latency, problem_of
+from paceline.evaluation.pricing import one_hot
 from paceline.evaluation.splits import fit_and_test
+from paceline.evaluation.times import fit_latency
+from paceline.learning.learners.contender import ValueContender
+from paceline.learning.learners.policy_contender import policy_scorer
 from paceline.learning.options import TrainOptions
+from paceline.learning.problem import Problem, Scorer, problem_of
 from paceline.learning.progress import Progress
 from paceline.learning.train import train_controller_policy
 from paceline.outcomes.bootstrap import SceneBootstrap, interval
@@ -90,7 +93,11 @@ def judge_draw(table: OutcomeTable, seed: int, options: TrainOptions, bar: Progr
         "joint, all profiled": scorer("joint", options.algorithm, shown=table),
     }
     budgets = budget_grid(fit.configuration_mean_ms, float(fit.configuration_mean_ms[fit.full]))[0]
-    shares = {name: [baselines.hard_policy(s, test, b) for b in budgets] for name, s in scorers.items()}
+    contenders = {name: ValueContender(scorer) for name, scorer in scorers.items()}
+    shares = {
+        name: [one_hot(contender.choose(test, b, 0.0), *test.accuracy.shape) for b in budgets]
+        for name, contender in contenders.items()
+    }
     known = _columns(fit, profiled), _columns(test, profiled)
     accuracy = {
         name: np.stack([sample_accuracy(test, part) for part in parts], axis=1)
@@ -215,7 +222,7 @@ def main() -> None:
     train = np.flatnonzero(table.split == "train")[: arguments.train_questions]
     table = table.select(np.sort(np.append(train, np.flatnonzero(table.split != "train"))))
     with Bar() as bar:
-        values = judge(table, arguments.seeds, TrainOptions(), bar)
+        values = judge(table, arguments.seeds, TrainOptions(algorithm="grpo_warm"), bar)
     facts = {
         "train_questions": len(train),
         "test_questions": int((table.split == "test").sum()),

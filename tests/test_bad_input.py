@@ -131,7 +131,7 @@ def image(tmp_path):
         (["train", "OUTCOMES", "--out", "OUT", "--reward", "v3"], "reward: got 'v3'"),
         (["train", "OUTCOMES", "--out", "OUT", "--group-size", 1], "group_size: got 1"),
         (["train", "OUTCOMES", "--out", "OUT", "--violation-rate", 1.5], "violation rate"),
-        (["compare", "OUTCOMES", "--algorithms", "grpo,magic"], "algorithm: got 'magic'"),
+        (["compare", "OUTCOMES", "--algorithms", "grpo,magic"], "learners: got 'grpo,magic'"),
         (["compare", "OUTCOMES", "--algorithms", "grpo,grpo"], "each once"),
         (["compare", "OUTCOMES", "--replicates", 1], "replicates: got 1"),
         (["evaluate", "nowhere", "OUTCOMES"], "nowhere"),

@@ -11,7 +11,7 @@ from paceline.learning.progress import SilentProgress
 from paceline.outcomes.bootstrap import SceneBootstrap
 from paceline.outcomes.store import write_table
 
-QUICK = TrainOptions(hidden=8, members=1, warm_epochs=1, epochs=1, batch_size=64)
+QUICK = TrainOptions(algorithm="grpo_warm", hidden=8, members=1, warm_epochs=1, epochs=1, batch_size=64)
 
 
 @pytest.fixture(autouse=True)
@@ -55,4 +55,4 @@ def test_differences_by_hand():
 
 def test_every_variant_is_a_valid_set_of_options():
     for changes in VARIANTS.values():
-        TrainOptions(**changes)
+        TrainOptions(**{"algorithm": "grpo_warm", **changes})

@@ -11,7 +11,7 @@ from benchmarks.ppo_requests import MISSED, Requests
 from benchmarks.time_to_target import Curve, Stopwatch, compared
 from benchmarks.training_scale import growth
 from fakes import fake_table
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.learning.contexts import ContextRanges, context_ranges
 from paceline.learning.dataset import training_problems
 from paceline.learning.groups import GroupSource

@@ -9,7 +9,7 @@ from benchmarks.reward_slide import TRAIN, Judge, options_of, over_seeds, slide,
 from benchmarks.reward_slide_plot import LOOKS, save_plot
 from fakes import fake_table
 from paceline.evaluation import baselines
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.rewards import RewardParams, reward_v1
 
 QUICK = dataclasses.replace(TRAIN, hidden=8, warm_epochs=1, epochs=1, batch_size=64)

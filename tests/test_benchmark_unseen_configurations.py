@@ -30,7 +30,9 @@ def test_the_additive_law_recovers_a_sum_over_knobs_from_two_thirds():
 
 
 def test_held_out_configurations_are_judged_with_what_the_others_taught():
-    options = TrainOptions(hidden=16, members=1, batch_size=20, warm_epochs=18, epochs=1)
+    options = TrainOptions(
+        algorithm="grpo_warm", hidden=16, members=1, batch_size=20, warm_epochs=18, epochs=1
+    )
     value = judge(fake_table(120, 40, 80), 1, options, SilentProgress())
     prediction, choice = value["prediction"], value["choice"]
     assert prediction["embedding"]["correlation"] > prediction["additive_law"]["correlation"] + 0.1

@@ -17,8 +17,11 @@ def test_values_are_read_by_their_kind():
         "inner_epochs=4",
         "kl_weight=null",
     ]
-    made = with_settings(TrainOptions(kl_weight=0.2), [*words, "reward_params.alpha=2", "group_size=0"])
+    made = with_settings(
+        TrainOptions(algorithm="grpo_warm", kl_weight=0.2), [*words, "reward_params.alpha=2", "group_size=0"]
+    )
     assert made == TrainOptions(
+        algorithm="grpo_warm",
         clip_eps_high=0.3,
         relabel=False,
         kl_reference="previous",
@@ -30,13 +33,18 @@ def test_values_are_read_by_their_kind():
 
 
 def test_options_that_need_each_other_are_set_together():
-    assert with_settings(TrainOptions(), ["baseline=full", "reward=v2"]).baseline == "full"
+    assert (
+        with_settings(TrainOptions(algorithm="grpo_warm"), ["baseline=full", "reward=v2"]).baseline == "full"
+    )
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("clip_eps", "--set: got 'clip_eps', expected NAME=VALUE with a name of algorithm, average_share"),
+        (
+            "clip_eps",
+            "--set: got 'clip_eps', expected NAME=VALUE with a name of algorithm, augment, average_share",
+        ),
         ("clip_epsilon=0.2", "got 'clip_epsilon=0.2', expected NAME=VALUE"),
         ("reward_params={}", "got 'reward_params={}'"),
         ("reward_params.alpha=big", "reward parameter alpha: got 'big', expected a finite number"),
@@ -48,7 +56,7 @@ def test_options_that_need_each_other_are_set_together():
 )
 def test_bad_settings_are_named(setting, message):
     with pytest.raises(TrainError, match=message.replace("{", r"\{").replace("}", r"\}")):
-        with_settings(TrainOptions(), [setting])
+        with_settings(TrainOptions(algorithm="grpo_warm"), [setting])
 
 
 @pytest.mark.parametrize("command", [["train", "--out", "x"], ["compare"]])

@@ -6,11 +6,13 @@ import pytest
 from paceline.errors import BudgetError, OutcomesError
 from paceline.evaluation import baselines, metrics
 from paceline.evaluation.budget_grid import budget_grid, fixed_grid
+from paceline.evaluation.choices import Frontier
 from paceline.evaluation.contest import ContestOptions
-from paceline.evaluation.pricing import choose_at, fit_price, one_hot, pick
-from paceline.evaluation.problem import Problem
+from paceline.evaluation.pricing import by_value, fit_price, one_hot
 from paceline.evaluation.results import equal_latency_gain, full_accuracy_share
 from paceline.knobs import Knob, KnobSpace
+from paceline.learning.learners.contender import ValueContender, pick
+from paceline.learning.problem import Problem
 from paceline.outcomes.bootstrap import SceneBootstrap
 
 SPACE = KnobSpace((Knob(name="effort", options=(1, 2, 4)),))
@@ -36,6 +38,7 @@ def problem(
         measured_ms=np.full((n, m), np.nan) if measured_ms is None else np.array(measured_ms),
         kind=np.array(list(kind)),
         scene=np.array([str(i) for i in range(n)]),
+        dataset=np.full(n, "one"),
         image_features=np.zeros((n, 1), np.float32),
         question_features=np.zeros((n, 1), np.float32),
     )
@@ -83,9 +86,9 @@ def test_lookup_of_an_unseen_kind_is_the_best_static() -> None:
 
 def test_policy_takes_the_best_feasible_score_and_the_cheapest_when_nothing_fits() -> None:
     scores = np.array([[0.1, 0.5, 0.9], [0.6, 0.5, 0.9], [0.4, 0.4, 0.9]])
-    assert columns(baselines.hard_policy(lambda *_: scores, THREE, 30.0)) == [1, 0, 0]
-    assert columns(baselines.hard_policy(lambda *_: scores, THREE, 50.0)) == [2, 2, 2]
-    assert columns(baselines.hard_policy(lambda *_: scores, THREE, 5.0)) == [0, 0, 0]
+    assert ValueContender(lambda *_: scores).choose(THREE, 30.0, 0.0).tolist() == [1, 0, 0]
+    assert ValueContender(lambda *_: scores).choose(THREE, 50.0, 0.0).tolist() == [2, 2, 2]
+    assert ValueContender(lambda *_: scores).choose(THREE, 5.0, 0.0).tolist() == [0, 0, 0]
 
 
 def test_pick_never_takes_what_a_policy_does_not_know() -> None:
@@ -130,17 +133,27 @@ def test_no_mix_of_two_beats_the_hull() -> None:
 def test_price_by_hand() -> None:
     values = np.array([[0.0, 0.6, 1.0], [0.5, 0.5, 0.6]])
     mean = np.array([[10.0, 20.0, 40.0]] * 2)
-    assert choose_at(values, mean, 0.0, 40.0).tolist() == [2, 2]
-    assert choose_at(values, mean, 0.5, 40.0).tolist() == [2, 0]  # second: .1 for 30 ms is not worth .375
-    assert choose_at(values, mean, 1.0, 40.0).tolist() == [1, 0]  # first: .4 for 20 ms is not worth .5
-    assert choose_at(values, mean, 3.0, 40.0).tolist() == [0, 0]
-    free = fit_price(values, mean, 40.0, unit_ms=40.0)
-    assert (free.price, free.shares(values, mean).argmax(axis=1).tolist()) == (0.0, [2, 2])
-    between = fit_price(values, mean, 20.0, unit_ms=40.0)  # 25 ms below price .8, 15 ms above it
+    at_price = by_value(values, mean, 40.0)
+    assert at_price(0.0).tolist() == [2, 2]
+    assert at_price(0.5).tolist() == [2, 0]  # second: .1 for 30 ms is not worth .375
+    assert at_price(1.0).tolist() == [1, 0]  # first: .4 for 20 ms is not worth .5
+    assert at_price(3.0).tolist() == [0, 0]
+    free = fit_price(at_price, mean, 40.0)
+    assert (free.price, free.shares(at_price, mean).argmax(axis=1).tolist()) == (0.0, [2, 2])
+    between = fit_price(at_price, mean, 20.0)  # 25 ms below price .8, 15 ms above it
     assert between.price == pytest.approx(0.8)
-    assert between.shares(values, mean) == pytest.approx(np.array([[0, 0.5, 0.5], [1, 0, 0]]), abs=1e-6)
-    lost = fit_price(values, mean, 5.0, unit_ms=40.0)
-    assert lost.shares(values, mean).argmax(axis=1).tolist() == [0, 0]
+    assert between.shares(at_price, mean) == pytest.approx(np.array([[0, 0.5, 0.5], [1, 0, 0]]), abs=1e-6)
+    lost = fit_price(at_price, mean, 5.0)
+    assert lost.shares(at_price, mean).argmax(axis=1).tolist() == [0, 0]
+
+
+def test_who_ignores_the_price_is_mixed_with_the_cheapest_and_spends_no_more_than_others() -> None:
+    mean = np.array([[10.0, 20.0, 40.0]] * 3)
+    mix = fit_price(lambda price: np.full(3, 2), mean, 25.0)
+    assert (mix.low_share, np.isinf(mix.high)) == (pytest.approx(0.5), True)
+    shares = mix.shares(lambda price: np.full(3, 2), mean)
+    assert shares.tolist() == [[0.5, 0.0, 0.5]] * 3
+    assert (shares * mean).sum(axis=1).mean() == pytest.approx(25.0)
 
 
 def test_priced_choices_meet_their_budget_and_nothing_better_does() -> None:
@@ -195,7 +208,10 @@ def test_oracle_is_at_least_everything_that_keeps_to_the_feasible_set() -> None:
             baselines.hard_random(test, budget),
             baselines.hard_static(test, test, budget, 0.05),
             baselines.hard_lookup(test, test, budget, 0.05),
-            baselines.hard_policy(lambda p, b: rng.random(p.accuracy.shape), test, budget),
+            one_hot(
+                ValueContender(lambda p, b: rng.random(p.accuracy.shape)).choose(test, budget, 0.0),
+                *test.accuracy.shape,
+            ),
         ]
         for other in others:
             assert np.all(oracle >= metrics.sample_accuracy(test, other) - 1e-12)
@@ -235,11 +251,16 @@ def test_equal_latency_gain_by_hand() -> None:
 
 def test_full_accuracy_share_by_hand() -> None:
     bootstrap = SceneBootstrap(THREE.scene, replicates=200)
-    choices = [one_hot(0, 3, 3), one_hot(np.array([1, 2, 0]), 3, 3), one_hot(1, 3, 3), one_hot(2, 3, 3)]
-    share, interval = full_accuracy_share(THREE, choices, bootstrap)
+    rows, columns = np.arange(3), np.array([[0, 1, 1, 2], [0, 2, 1, 2], [0, 0, 1, 2]])
+    reached = Frontier(
+        accuracy=np.stack([THREE.accuracy[rows, column] for column in columns.T], axis=1),
+        latency_ms=np.stack([THREE.mean_ms[rows, column] for column in columns.T], axis=1),
+    )
+    share, interval = full_accuracy_share(THREE, reached, bootstrap)
     assert share == pytest.approx(0.5)  # 20 of 40 ms; 70 / 3 ms has a higher accuracy than needed
     assert interval is not None
-    assert full_accuracy_share(THREE, choices[:1], bootstrap)[0] is None
+    cheapest = Frontier(accuracy=reached.accuracy[:, :1], latency_ms=reached.latency_ms[:, :1])
+    assert full_accuracy_share(THREE, cheapest, bootstrap)[0] is None
 
 
 def test_budget_grid_by_hand() -> None:

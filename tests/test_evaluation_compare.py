@@ -11,15 +11,19 @@ from paceline.errors import ControllerError, TrainError
 from paceline.evaluation.compare import CompareOptions, compare
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.evaluate import evaluate_controller
-from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import fit_latency, problem_of
+from paceline.evaluation.times import fit_latency
 from paceline.knobs import Knob, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.learners.policy_contender import policy_scorer
 from paceline.learning.options import TrainOptions
+from paceline.learning.problem import problem_of
 from paceline.learning.train import train_controller_policy
 from paceline.policies.numpy_policy import NumpyPolicy
+from quick_options import QUICK_REFERENCE
 
-SHORT = TrainOptions(members=1, hidden=32, warm_epochs=10, epochs=3)
+SHORT = TrainOptions(
+    algorithm="grpo_warm", members=1, hidden=32, warm_epochs=10, epochs=3, reference=QUICK_REFERENCE
+)
 CONTEST = ContestOptions(replicates=200)
 
 
@@ -52,7 +56,7 @@ def test_compare_trains_and_judges_on_equal_terms(table) -> None:
 
 
 def test_a_policy_that_is_trained_already_is_not_trained_again(table, trained) -> None:
-    options = CompareOptions(algorithms=("grpo",), train=SHORT, contest=CONTEST)
+    options = CompareOptions(learners=("grpo",), train=SHORT, contest=CONTEST)
     value = compare(table, options, trained={"grpo": trained})
     assert value["training"]["grpo"]["facts"] == trained.facts
     assert "supervised" not in value["hard"]["accuracy"]
@@ -60,7 +64,7 @@ def test_a_policy_that_is_trained_already_is_not_trained_again(table, trained) -
 
 def test_evaluate_equals_compare_for_the_same_policy(table, trained) -> None:
     latency = fit_latency(table)
-    options = CompareOptions(algorithms=("grpo",), train=SHORT, contest=CONTEST)
+    options = CompareOptions(learners=("grpo",), train=SHORT, contest=CONTEST)
     compared = compare(table, options, latency=latency, trained={"grpo": trained})
     judged = evaluate_controller(StubController(table.space, trained.numpy_policy(), latency), table, CONTEST)
     for part in ("hard", "average", "static", "kinds", "samples"):
@@ -100,5 +104,5 @@ def test_a_controller_of_other_knobs_is_refused(table, trained) -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(TrainError, match="one or more, each once"):
-        CompareOptions(algorithms=("grpo", "grpo"))
+    with pytest.raises(TrainError, match="one or more of grpo, .*, each once"):
+        CompareOptions(learners=("grpo", "grpo"))

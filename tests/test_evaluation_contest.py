@@ -1,6 +1,7 @@
 """All contenders together on the fake table, with choosers whose worth is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from fakes import FAKE_SPACE, KINDS, fake_table, right_probability
 from paceline.errors import OutcomesError
 from paceline.evaluation.contest import ContestOptions, contest
-from paceline.evaluation.problem import Problem, fit_latency, problem_of
 from paceline.evaluation.splits import fit_and_test, resplit, scene_overlap, split_by_scene
+from paceline.evaluation.times import fit_latency
+from paceline.learning.learners.contender import ValueContender
+from paceline.learning.problem import Problem, problem_of
 
 CONTENDERS = {"paceline", "best_static", "full", "cheapest", "random", "lookup", "oracle"}
 
@@ -41,8 +44,8 @@ def problems() -> tuple[Problem, Problem]:
 
 @pytest.fixture(scope="module")
 def results(problems: tuple[Problem, Problem]) -> dict:
-    scorers = {"paceline": knowing, "supervised": ignorant}
-    return contest(*problems, scorers, ContestOptions(replicates=400))
+    contenders = {"paceline": ValueContender(knowing), "supervised": ValueContender(ignorant)}
+    return contest(*problems, contenders, ContestOptions(replicates=400))
 
 
 def test_schema(results: dict) -> None:
@@ -110,7 +113,7 @@ def test_share_of_full_latency(results: dict) -> None:
 
 def test_given_budgets_are_used(problems: tuple[Problem, Problem]) -> None:
     options = ContestOptions(budgets_ms=(9.0, 6.0), average_budgets_ms=(8.0,), replicates=100)
-    value = contest(*problems, {"paceline": knowing}, options)
+    value = contest(*problems, {"paceline": ValueContender(knowing)}, options)
     assert value["hard"]["budgets_ms"] == [6.0, 9.0]
     assert value["average"]["budgets_ms"] == [8.0]
     assert "supervised" not in value["hard"]["accuracy"]
@@ -124,17 +127,14 @@ def test_a_chooser_worth_a_lookup_equals_the_lookup(problems: tuple[Problem, Pro
     def by_kind(problem: Problem, budget_ms: float | None) -> np.ndarray:
         return np.stack([fit.accuracy[fit.kind == kind].mean(axis=0) for kind in problem.kind])
 
-    value = contest(fit, test, {"paceline": by_kind}, ContestOptions(replicates=200))
+    value = contest(fit, test, {"paceline": ValueContender(by_kind)}, ContestOptions(replicates=200))
     assert np.abs(value["average"]["gain_over_lookup"]).max() < 0.03
 
 
 def test_nothing_timed_on_test_is_said_and_not_invented(problems: tuple[Problem, Problem]) -> None:
     fit, test = problems
-    untimed = Problem(
-        **{name: getattr(test, name) for name in Problem.__slots__ if name != "measured_ms"},
-        measured_ms=np.full(test.accuracy.shape, np.nan),
-    )
-    value = contest(fit, untimed, {"paceline": knowing}, ContestOptions(replicates=100))
+    untimed = replace(test, measured_ms=np.full(test.accuracy.shape, np.nan))
+    value = contest(fit, untimed, {"paceline": ValueContender(knowing)}, ContestOptions(replicates=100))
     assert value["hard"]["violation_rate"]["paceline"] == [None] * 6
 
 

@@ -32,7 +32,7 @@ from paceline.workflows.deciding import live_context, recorded_context
 from paceline.workflows.training import train_controller
 
 SWEEP = ProfileOptions(configurations=3, samples=24, timed_samples=12, warmup=0, importance_samples=0)
-QUICK = TrainOptions(hidden=8, members=2, warm_epochs=1, epochs=1, batch_size=16)
+QUICK = TrainOptions(algorithm="grpo_warm", hidden=8, members=2, warm_epochs=1, epochs=1, batch_size=16)
 
 
 @pytest.fixture(autouse=True)

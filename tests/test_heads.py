@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from command_line import message, run
 from fakes import fake_table
 from paceline.errors import ControllerError, TrainError
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.knobs import Knob, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.options import ALGORITHMS, OUTPUT, TrainOptions
-from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.train import train_controller_policy
+from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.store import write_table
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions
@@ -33,6 +34,7 @@ from paceline.policies.prefix_tree import PrefixTree
 from paceline.policies.spec import HEADS, KNOBWISE_HEADS, PolicySpec
 from paceline.runtime.controller import Controller
 from paceline.workflows.deciding import recorded_context
+from quick_options import QUICK_REFERENCE
 
 SPACE = KnobSpace((Knob(name="crops", options=(2, 4, 12)), Knob(name="top_k", options=(4, 8))))
 TESTED = (0, 1, 3, 5)
@@ -246,7 +248,9 @@ def latency() -> LatencyEstimator:
     return fit_latency(table())
 
 
-SMALL = TrainOptions(hidden=16, members=2, batch_size=50, warm_epochs=1, epochs=1, checkpoint_every=1)
+SMALL = TrainOptions(
+    algorithm="grpo_warm", hidden=16, members=2, batch_size=50, warm_epochs=1, epochs=1, checkpoint_every=1
+)
 
 
 def train(options: TrainOptions, **arguments) -> TrainedPolicy:
@@ -289,7 +293,7 @@ def test_every_pair_of_head_and_algorithm_trains_or_says_why_not(head, algorithm
         ):
             dataclasses.replace(SMALL, head=head, algorithm=algorithm)
         return
-    trained = train(dataclasses.replace(SMALL, head=head, algorithm=algorithm))
+    trained = train(dataclasses.replace(SMALL, head=head, algorithm=algorithm, reference=QUICK_REFERENCE))
     assert np.isfinite(trained.facts["validation_reward"])
     assert PolicySpec.from_json(trained.spec.to_json()) == trained.spec
 
@@ -388,6 +392,9 @@ def test_the_command_line_hands_heads_on_and_names_what_does_not_go_together(tmp
     assert "stopped here" in message(run(*words, *pair))
     assert (seen[0].head, seen[0].algorithm, seen[0].score_untested) == ("continuous", "supervised", True)
     assert "head: got 'tree', expected one of" in message(run(*words, "--head", "tree"))
-    assert "algorithm 'grpo' predicts their accuracy" in message(run(*words, "--head", "autoregressive"))
+    pair = ("--head", "autoregressive", "--algorithm", "grpo")
+    assert "algorithm 'grpo' predicts their accuracy" in message(run(*words, *pair))
+    assert "stopped here" in message(run(*words, "--head", "autoregressive"))
+    assert seen.pop().algorithm == "grpo_scratch"
     assert "score_untested: head 'joint' scores tested" in message(run(*words, "--score-untested"))
     assert len(seen) == 1

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from command_line import message, run, run_json
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.outcomes.importers.splits import shared_images, splits_by_image
 from paceline.outcomes.store import read_table
 

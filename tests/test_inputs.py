@@ -14,15 +14,15 @@ from controllers import fit_latency
 from fakes import FakeModel, FakeTask, fake_table
 from paceline.budgets import encode_budget
 from paceline.errors import ControllerError, OutcomesError, TrainError
-from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import problem_of
 from paceline.learning.contexts import balanced_over_budgets, context_ranges, sample_contexts
 from paceline.learning.dataset import training_problems
 from paceline.learning.groups import GroupSource
 from paceline.learning.inputs import fit_inputs
+from paceline.learning.learners.policy_contender import policy_scorer
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.principal import principal_components
+from paceline.learning.problem import problem_of
 from paceline.learning.train import train_controller_policy
 from paceline.learning.validation import validate
 from paceline.outcomes.table import OutcomeTable
@@ -35,7 +35,7 @@ from paceline.policies.token_pooling import attention_pool, pack_tokens, packed_
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context
 
-QUICK = TrainOptions(hidden=8, members=2, warm_epochs=2, epochs=1, batch_size=64)
+QUICK = TrainOptions(algorithm="grpo_warm", hidden=8, members=2, warm_epochs=2, epochs=1, batch_size=64)
 TOKEN = 3
 
 
@@ -459,7 +459,7 @@ def test_features_other_than_those_read_are_refused():
 )
 def test_unknown_words_are_refused(changes, message):
     with pytest.raises(TrainError, match=message):
-        TrainOptions(**changes)
+        TrainOptions(**{"algorithm": "grpo_warm", **changes})
 
 
 # Drawing

@@ -17,7 +17,7 @@ from paceline.learning.objectives import Behaviour, act, draw_actions, grpo_obje
 from paceline.learning.options import TrainOptions
 from paceline.learning.stages import stages_of
 
-FREE = TrainOptions(kl_weight=0.0, entropy_weight=0.0)
+FREE = TrainOptions(algorithm="grpo_warm", kl_weight=0.0, entropy_weight=0.0)
 GENERATOR = torch.Generator()
 REWARDS = torch.tensor([[[0.1, 0.9, 0.4], [1.0, 0.0, 0.3]]])
 LOGITS = torch.tensor([[[0.2, -0.4, 0.1], [1.0, 0.3, -0.5]]])
@@ -205,7 +205,7 @@ def test_groups_of_equal_rewards_are_counted_and_change_nothing():
     ],
 )
 def test_stages(changes, expected):
-    options = dataclasses.replace(TrainOptions(warm_epochs=6, epochs=4), **changes)
+    options = dataclasses.replace(TrainOptions(algorithm="grpo_warm", warm_epochs=6, epochs=4), **changes)
     assert [(stage.name, stage.epochs, stage.updates) for stage in stages_of(options)] == expected
 
 
@@ -220,5 +220,5 @@ def test_stages(changes, expected):
     ],
 )
 def test_what_is_drawn_and_held_by_default(changes, drawn, kl):
-    options = TrainOptions(**changes)
+    options = TrainOptions(**{"algorithm": "grpo_warm", **changes})
     assert (options.drawn, options.kl) == (drawn, kl)

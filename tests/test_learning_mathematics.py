@@ -214,7 +214,10 @@ def test_acting_counts_groups_that_teach_nothing(group_size):
     rewards = torch.tensor([[[0.0, 1.0, 1.0], [0.5, 0.5, 0.5], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]])
     feasible = torch.tensor([[[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 1]]]).bool()
     logits = torch.zeros(1, 4, 3)
-    groups, options = make_groups(rewards, feasible), TrainOptions(group_size=group_size)
+    groups, options = (
+        make_groups(rewards, feasible),
+        TrainOptions(algorithm="grpo_warm", group_size=group_size),
+    )
     behaviour = act(logits, logits, groups, options, torch.Generator().manual_seed(0))
     # equal rewards, nothing feasible, one feasible action: only the first group teaches
     assert behaviour.active.tolist() == [[True, False, False, False]]
@@ -241,10 +244,10 @@ def test_grpo_steps_raise_the_expected_reward_and_kl_holds_them_back():
         probability = masked_log_softmax(10 * logits, groups.feasible).exp()
         return (probability * rewards).sum(-1).mean().item()
 
-    free = train(TrainOptions(kl_weight=0.0, entropy_weight=0.0))
-    held = train(TrainOptions(kl_weight=1.0, entropy_weight=0.0))
-    sampled = train(TrainOptions(kl_weight=0.0, entropy_weight=0.0, group_size=16))
-    spread = train(TrainOptions(kl_weight=0.0, entropy_weight=1.0))
+    free = train(TrainOptions(algorithm="grpo_warm", kl_weight=0.0, entropy_weight=0.0))
+    held = train(TrainOptions(algorithm="grpo_warm", kl_weight=1.0, entropy_weight=0.0))
+    sampled = train(TrainOptions(algorithm="grpo_warm", kl_weight=0.0, entropy_weight=0.0, group_size=16))
+    spread = train(TrainOptions(algorithm="grpo_warm", kl_weight=0.0, entropy_weight=1.0))
     assert free > 0.9
     assert sampled > 0.9
     assert 0.4 < held < 0.7

@@ -20,7 +20,7 @@ from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork
 from paceline.policies.spec import PolicySpec
 
-TINY = TrainOptions(members=2, hidden=8, batch_size=32, warm_epochs=1, epochs=2)
+TINY = TrainOptions(algorithm="grpo_warm", members=2, hidden=8, batch_size=32, warm_epochs=1, epochs=2)
 
 
 @cache
@@ -58,7 +58,7 @@ def make_trainer(options: TrainOptions) -> Trainer:
     return Trainer(network, source, other, ranges, options, generator)
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "grpo_scratch"])
+@pytest.mark.parametrize("algorithm", ["grpo_warm", "grpo_scratch"])
 def test_without_relabelling_every_sample_keeps_its_context(algorithm):
     kept = dataclasses.replace(TINY, algorithm=algorithm, relabel=False)
     drawn = {}
@@ -122,7 +122,7 @@ def test_without_a_warm_start_the_reference_is_random_weights():
         def __getattr__(self, name):
             return lambda *arguments: None
 
-    for algorithm, last in (("grpo", "grpo"), ("dpo", "dpo")):
+    for algorithm, last in (("grpo_warm", "grpo"), ("dpo", "dpo")):
         trainer = make_trainer(dataclasses.replace(TINY, algorithm=algorithm, warm_epochs=0, epochs=1))
         start = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
         trainer.run(None, "", Nowhere(), Nowhere())  # pyright: ignore[reportArgumentType]

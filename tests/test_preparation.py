@@ -10,7 +10,7 @@ import torch
 from command_line import message, run, run_json
 from fakes import fake_table
 from paceline.errors import OutcomesError, TrainError
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import TrainPreparation, train_preparation
 from paceline.learning.train import train_controller_policy
@@ -18,7 +18,7 @@ from paceline.outcomes.preparation import Preparation, balanced_weights, group_l
 from paceline.outcomes.store import read_table
 from result_files import Layout, World, write_exp5, write_exp6
 
-QUICK = TrainOptions(hidden=8, members=2, warm_epochs=2, epochs=1, batch_size=32)
+QUICK = TrainOptions(algorithm="grpo_warm", hidden=8, members=2, warm_epochs=2, epochs=1, batch_size=32)
 RECIPE = "noise=0.05,dropout=0.1,mix=0.2"
 
 

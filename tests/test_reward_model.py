@@ -271,7 +271,9 @@ def test_damaged_files_are_named(tmp_path, change, message):
 
 def test_training_takes_the_models_rewards(tmp_path):
     small_model().save(tmp_path)
-    options = TrainOptions(reward="learned", reward_model=str(tmp_path), mask_infeasible=False)
+    options = TrainOptions(
+        algorithm="grpo_warm", reward="learned", reward_model=str(tmp_path), mask_infeasible=False
+    )
     source, table = make_source(options)
     groups = source.groups(torch.tensor([0, 0]), torch.tensor([6.0, math.inf]), torch.tensor([0.0, 0.25]))
     full, latency = source.spec.full_latency_ms, source.mean_ms[0]
@@ -305,7 +307,7 @@ def test_a_policy_is_learned_from_it_and_resumes_with_the_same_model_only(tmp_pa
 def test_models_of_other_knobs_are_refused(tmp_path, space, message):
     small_model(space).save(tmp_path)
     with pytest.raises(TrainError, match=message):
-        make_source(TrainOptions(reward="learned", reward_model=str(tmp_path)))
+        make_source(TrainOptions(algorithm="grpo_warm", reward="learned", reward_model=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +319,7 @@ def test_models_of_other_knobs_are_refused(tmp_path, space, message):
 )
 def test_options_name_a_model_exactly_when_it_is_used(changes, message):
     with pytest.raises(TrainError, match=message):
-        TrainOptions(**changes)
+        TrainOptions(**{"algorithm": "grpo_warm", **changes})
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_relative_accuracy_is_the_published_formula_bounded(accuracy, baseline, 
 
 
 def baseline_source(**changes):
-    options = TrainOptions(reward="v2", mask_infeasible=False, **changes)
+    options = TrainOptions(algorithm="grpo_warm", reward="v2", mask_infeasible=False, **changes)
     source, table = make_source(options)
     return source, table.split_rows("train")
 
@@ -236,7 +236,9 @@ def test_baseline_best_static_is_the_most_accurate_within_the_budget():
 def test_baseline_best_static_of_a_sample():
     train, _ = training_problems(make_table(), make_latency())
     full = np.arange(27) == 26
-    options = TrainOptions(reward="v2", baseline="best_static", baseline_scope="sample")
+    options = TrainOptions(
+        algorithm="grpo_warm", reward="v2", baseline="best_static", baseline_scope="sample"
+    )
     baseline = Baseline(train, full, options)
     limit = torch.tensor([[7.0], [12.0]])
     columns = baseline.within(limit)
@@ -261,8 +263,8 @@ def test_a_baseline_changes_the_weight_of_samples_not_their_order():
 def test_a_sample_without_its_baseline_is_refused():
     table = without_action_of_one(26)
     train, _ = training_problems(table, make_latency())
-    options = TrainOptions(reward="v2", baseline="full", baseline_scope="sample")
-    source, _ = make_source(TrainOptions())
+    options = TrainOptions(algorithm="grpo_warm", reward="v2", baseline="full", baseline_scope="sample")
+    source, _ = make_source(TrainOptions(algorithm="grpo_warm"))
     inputs = fit_inputs(train.features, table.image_width, table.feature_choice)
     with pytest.raises(TrainError, match="1 samples have no outcome under 'full'; .*baseline_scope='split'"):
         GroupSource(train, source.spec, table.space, options, inputs)
@@ -297,7 +299,7 @@ def test_a_policy_is_learned_relative_to_a_baseline(scope):
 )
 def test_baseline_options_are_validated(changes, message):
     with pytest.raises(TrainError, match=message):
-        TrainOptions(**changes)
+        TrainOptions(**{"algorithm": "grpo_warm", **changes})
 
 
 def test_shares_by_hand():

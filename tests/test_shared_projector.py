@@ -11,7 +11,7 @@ import torch
 from command_line import run_json
 from fakes import FakeModel, fake_table
 from paceline.errors import TrainError
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.learning import sharing
 from paceline.learning.options import TrainOptions
 from paceline.learning.sharing import projector_digest, shared_projector
@@ -118,7 +118,13 @@ def _code(spec: PolicySpec, budget_ms: float) -> np.ndarray:
 def test_training_leaves_the_projector_as_it_is_and_learns():
     before = tiny().clone()
     options = TrainOptions(
-        hidden=16, members=2, batch_size=64, warm_epochs=10, epochs=2, share_projector="tiny"
+        algorithm="grpo_warm",
+        hidden=16,
+        members=2,
+        batch_size=64,
+        warm_epochs=10,
+        epochs=2,
+        share_projector="tiny",
     )
     table = tiny_table()
     found = train_controller_policy(table, fit_latency(table), options)

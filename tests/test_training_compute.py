@@ -12,15 +12,16 @@ from torch import Tensor
 from command_line import message, run, run_json
 from fakes import fake_table
 from paceline.errors import TrainError
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.learning.compute import Compute
 from paceline.learning.options import TrainOptions
-from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.train import train_controller_policy
+from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.store import write_table
 from paceline.policies.network import PolicyNetwork
 from paceline.policies.spec import PolicySpec
 
-SMALL = TrainOptions(hidden=32, members=2, batch_size=64, warm_epochs=8, epochs=3)
+SMALL = TrainOptions(algorithm="grpo_warm", hidden=32, members=2, batch_size=64, warm_epochs=8, epochs=3)
 
 
 @cache
@@ -117,7 +118,7 @@ def test_training_on_a_gpu_learns_as_much(changes):
 @pytest.mark.parametrize(("name", "value"), [("device", "tpu"), ("precision", "float16")])
 def test_unknown_devices_and_precisions(name, value):
     with pytest.raises(TrainError, match=f"{name}: got '{value}', expected one of"):
-        TrainOptions(**{name: value})
+        TrainOptions(**{"algorithm": "grpo_warm", name: value})
 
 
 @pytest.fixture

@@ -16,20 +16,21 @@ from benchmarks import generated_table
 from benchmarks.generated_table import SPACE, write_generated
 from fakes import fake_table
 from paceline.errors import OutcomesError
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.latency import calibration
 from paceline.learning import dataset
 from paceline.learning.contexts import context_ranges
 from paceline.learning.dataset import training_problems
 from paceline.learning.options import TrainOptions
-from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.train import train_controller_policy
+from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes import chunks, mapped
 from paceline.outcomes.chunks import cell_array, row_chunks
 from paceline.outcomes.files import exclusive
 from paceline.outcomes.store import read_table, write_table
 from paceline.outcomes.table import CELL_FIELDS, OutcomeTable
 
-SMALL = TrainOptions(hidden=16, members=2, batch_size=64, warm_epochs=2, epochs=1)
+SMALL = TrainOptions(algorithm="grpo_warm", hidden=16, members=2, batch_size=64, warm_epochs=2, epochs=1)
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from fakes import FAKE_SPACE, fake_table
 from paceline.errors import ControllerError, OutcomesError, TrainError
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.evaluate import evaluate_controller
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.knobs import Knob, KnobSpace
 from paceline.learning.options import TrainOptions
 from paceline.learning.scored_actions import MOST_SCORED, actions_to_score
-from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.train import train_controller_policy
+from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions, workload_columns
 from paceline.policies.embedding_head import EmbeddingHead
@@ -163,7 +164,7 @@ def test_what_cannot_be_scored_is_named():
     with pytest.raises(TrainError, match="scored_actions: got 20001 configurations"):
         actions_to_score(large, tested, "embedding", np.arange(MOST_SCORED + 1))
     with pytest.raises(TrainError, match="score_untested: head 'joint' scores tested configurations only"):
-        TrainOptions(score_untested=True)
+        TrainOptions(algorithm="grpo_warm", score_untested=True)
     arguments = {"members": 1, "hidden": 2, "space": SPACE, "actions": tested, "generator": torch.Generator()}
     with pytest.raises(TrainError, match="'joint' has a logit for each tested configuration"):
         make_head("joint", **arguments).exported(np.arange(6))
@@ -279,6 +280,6 @@ def test_named_actions_are_scored_and_training_does_not_depend_on_them():
 
 @pytest.mark.parametrize("head", ["embedding", "independent"])
 def test_every_head_for_untested_configurations_trains_with_grpo(head):
-    options = dataclasses.replace(OPTIONS, head=head, algorithm="grpo", warm_epochs=2, epochs=1)
+    options = dataclasses.replace(OPTIONS, head=head, algorithm="grpo_warm", warm_epochs=2, epochs=1)
     made = train_controller_policy(narrow_table(), fit_latency(narrow_table()), options)
     assert made.spec.actions == tuple(range(27))

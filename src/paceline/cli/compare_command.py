@@ -15,9 +15,20 @@ def run(
     outcomes: OutcomesArgument,
     out: Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")] = None,
     report: ReportOption = None,
-    algorithms: Annotated[
-        str, typer.Option(help="Learners of paceline train, separated by commas.")
+    learners: Annotated[
+        str,
+        typer.Option(
+            "--learners", "--algorithms", help="Names separated by commas, or all (docs/learners.md)."
+        ),
     ] = "grpo,supervised",
+    cross_validate: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge by folds: their number, fold (as imported by --split) or dataset (leave one out)."
+        ),
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Learners trained at the same time.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs of every learner, for the spread over seeds.")] = 1,
     settings: SettingsOption = None,
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
@@ -31,6 +42,8 @@ def run(
     from paceline.cli.threads import one_thread
     from paceline.evaluation.compare import CompareOptions, compare
     from paceline.evaluation.contest import ContestOptions
+    from paceline.evaluation.cross_validation import cross_validate_learners, parse_folds
+    from paceline.learning.learners.registry import parse_learners
     from paceline.learning.options import TrainOptions
     from paceline.outcomes.store import read_table
     from paceline.report.html import write_report
@@ -39,21 +52,24 @@ def run(
 
     if report is not None:
         import_matplotlib()
-    names = tuple(name.strip() for name in algorithms.split(","))
-    for name in names:  # an unknown learner is refused before the known ones are trained
-        TrainOptions(algorithm=name)
     options = CompareOptions(
-        algorithms=names,
+        learners=parse_learners(learners),
         train=with_settings(TrainOptions(seed=seed), settings or []),
         contest=ContestOptions(violation_rate=violation_rate, replicates=replicates, seed=seed),
+        processes=processes,
+        seeds=seeds,
     )
     check_writable(out, report)
     table = read_table(outcomes)
     one_thread()
     with Bar() as bar:
-        results = compare(table, options, bar)
+        if cross_validate is None:
+            results = compare(table, options, bar)
+        else:
+            results = cross_validate_learners(table, options, parse_folds(cross_validate), bar)
     if report is not None:
-        history = results["training"][options.algorithms[0]]["history"]
+        trained = results.get("training", {})
+        history = next((trained[name]["history"] for name in options.learners if name in trained), [])
         results["report"] = str(write_report(results, report, training_history=history))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

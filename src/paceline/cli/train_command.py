@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from paceline.cli.input_options import (
 from paceline.cli.output import AsJson, check_writable, emit
 from paceline.cli.training_settings import SettingsOption, with_settings
 
+if TYPE_CHECKING:
+    from paceline.learning.options import TrainOptions
+
 OutcomesArgument = Annotated[
     Path, typer.Argument(metavar="OUTCOMES", help="Outcomes directory of paceline profile.")
 ]
@@ -31,8 +34,13 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Controller directory to write.")],
     algorithm: Annotated[
-        str, typer.Option(help="grpo, grpo_scratch, ppo, dpo, supervised or outcome (docs/learners.md).")
-    ] = "grpo",
+        str | None,
+        typer.Option(
+            help="grpo (on a reference policy), grpo_warm, grpo_scratch, ppo, dpo, supervised or outcome "
+            "(docs/learners.md). Default: grpo; where other options ask for what only one network can, the GRPO that "
+            "can."
+        ),
+    ] = None,
     head: Annotated[
         str,
         typer.Option(
@@ -55,7 +63,7 @@ def run(
     group_size: Annotated[
         int | None,
         typer.Option(
-            help="Actions drawn per group; 0: all tested ones. Default: 0 for grpo, 8 for grpo_scratch and ppo."
+            help="Actions drawn per group; 0: all tested ones. Default: 0, and 8 for grpo_scratch and ppo."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
@@ -93,10 +101,14 @@ def run(
     from paceline.learning.options import TrainOptions
     from paceline.outcomes.combining import combine_tables
     from paceline.outcomes.store import read_table
+    from paceline.policies.inputs import ATTENTION
     from paceline.workflows.training import profiled_overview_ms, train_controller
 
+    special = score_untested or reward != "masked" or group_size is not None or share_projector is not None
+    special = special or ATTENTION in (image_features, question_features)
+    special = special or device != "cpu" or precision != "float32" or gradient_checkpointing
     options = TrainOptions(
-        algorithm=algorithm,
+        algorithm=algorithm or _able(head, special),
         head=head,
         score_untested=score_untested,
         reward=reward,
@@ -118,7 +130,7 @@ def run(
         balance=balance,
     )
     if epochs is not None:
-        options = replace(options, epochs=epochs)
+        options = _with_epochs(options, epochs)
     options = with_settings(options, settings or [])
     check_writable(out, checkpoints, tensorboard)
     one_thread()
@@ -142,3 +154,18 @@ def run(
         f"{facts['seconds']:.0f} s, validation reward {facts['validation_reward']:.4f}"
     )
     emit({"controller": str(out), "facts": facts}, [text], as_json=as_json)
+
+
+def _able(head: str, special: bool) -> str:
+    """The GRPO that can train this head; `special`: with options that the student of a reference policy lacks."""
+    if head in ("autoregressive", "continuous"):
+        return "grpo_scratch"
+    return "grpo_warm" if special else "grpo"
+
+
+def _with_epochs(options: "TrainOptions", epochs: int) -> "TrainOptions":
+    """Epochs of policy optimisation: of the residual on a reference policy, or of the network."""
+    if options.algorithm != "grpo":
+        return replace(options, epochs=epochs)
+    residual = replace(options.reference.residual, epochs=epochs)
+    return replace(options, reference=replace(options.reference, residual=residual))

@@ -1,7 +1,7 @@
 """`--set NAME=VALUE`: any option of training by its name."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ SettingsOption = Annotated[
 def with_settings(options: "TrainOptions", settings: list[str]) -> "TrainOptions":
     """Options with NAME=VALUE words applied: numbers, true, false and null as in JSON, anything else as text.
 
-    Weights of the published rewards are named `reward_params.alpha` and so on.
+    Options within options are named with dots: `reward_params.alpha`, `reference.student.hidden`.
 
     Raises:
         TrainError: a word without "=", an unknown name, or a value that the option cannot have.
@@ -31,8 +31,7 @@ def with_settings(options: "TrainOptions", settings: list[str]) -> "TrainOptions
     if not settings:
         return options
     values = options.to_json()
-    weights = values.pop("reward_params")
-    places = dict.fromkeys(values, values) | {f"reward_params.{name}": weights for name in weights}
+    places = _places(values)
     for setting in settings:
         name, separator, word = setting.partition("=")
         if not separator or name not in places:
@@ -44,4 +43,15 @@ def with_settings(options: "TrainOptions", settings: list[str]) -> "TrainOptions
         except json.JSONDecodeError:
             value = word
         places[name][name.rpartition(".")[2]] = value
-    return type(options).from_json(values | {"reward_params": weights})
+    return type(options).from_json(values)
+
+
+def _places(values: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Dotted name of every option -> the dictionary that holds it."""
+    places: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            places |= _places(value, f"{prefix}{name}.")
+        else:
+            places[prefix + name] = values
+    return places

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paceline.evaluation.pricing import fit_price, one_hot, pick
-from paceline.evaluation.problem import Problem, Scorer
+from paceline.evaluation.pricing import by_value, fit_price, one_hot
+from paceline.learning.learners.contender import pick
+from paceline.learning.problem import Problem
 
 
 def static_shares(test: Problem, column: int) -> np.ndarray:
@@ -38,7 +39,7 @@ def hard_lookup(fit: Problem, test: Problem, budget_ms: float, violation_rate: f
     """Best static per kind of question; a kind never seen gets the overall best static."""
     shares = hard_static(fit, test, budget_ms, violation_rate)
     for kind in np.unique(fit.kind):
-        seen = _rows(fit, fit.kind == kind)
+        seen = fit.select(fit.kind == kind)
         column = best_static(seen, budget_ms, violation_rate)
         shares[test.kind == kind] = np.eye(len(fit.actions))[seen.cheapest if column is None else column]
     return shares
@@ -55,13 +56,6 @@ def hard_random(test: Problem, budget_ms: float) -> np.ndarray:
 def hard_oracle(test: Problem, budget_ms: float) -> np.ndarray:
     """The most accurate feasible configuration of every sample, luck included."""
     return one_hot(pick(test.accuracy, test.mean_ms, test.feasible(budget_ms)), *test.accuracy.shape)
-
-
-def hard_policy(scorer: Scorer, test: Problem, budget_ms: float) -> np.ndarray:
-    """The highest score among the feasible configurations of every sample."""
-    return one_hot(
-        pick(scorer(test, budget_ms), test.mean_ms, test.feasible(budget_ms)), *test.accuracy.shape
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -121,7 +115,8 @@ def average_lookup(fit: Problem, test: Problem, average_budget_ms: float, unit_m
         rows = fit.kind == kind
         fit_values[rows] = test_values[test.kind == kind] = fit.accuracy[rows].mean(axis=0)
         fit_ms[rows] = test_ms[test.kind == kind] = fit.mean_ms[rows].mean(axis=0)
-    return fit_price(fit_values, fit_ms, average_budget_ms, unit_ms=unit_ms).shares(test_values, test_ms)
+    mix = fit_price(by_value(fit_values, fit_ms, unit_ms), fit_ms, average_budget_ms)
+    return mix.shares(by_value(test_values, test_ms, unit_ms), test_ms)
 
 
 def average_random(fit: Problem, test: Problem, average_budget_ms: float) -> np.ndarray:
@@ -143,20 +138,5 @@ def average_random(fit: Problem, test: Problem, average_budget_ms: float) -> np.
 
 def average_oracle(test: Problem, average_budget_ms: float, unit_ms: float) -> np.ndarray:
     """The most accurate choice per sample at the price that meets the budget on these very samples."""
-    mix = fit_price(test.accuracy, test.mean_ms, average_budget_ms, unit_ms=unit_ms)
-    return mix.shares(test.accuracy, test.mean_ms)
-
-
-def _rows(problem: Problem, rows: np.ndarray) -> Problem:
-    per_sample = (
-        "accuracy",
-        "mean_ms",
-        "upper_ms",
-        "measured_ms",
-        "kind",
-        "scene",
-        "image_features",
-        "question_features",
-    )
-    parts = {name: getattr(problem, name)[rows] for name in per_sample}
-    return Problem(space=problem.space, actions=problem.actions, **parts)
+    at_price = by_value(test.accuracy, test.mean_ms, unit_ms)
+    return fit_price(at_price, test.mean_ms, average_budget_ms).shares(at_price, test.mean_ms)

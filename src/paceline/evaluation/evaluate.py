@@ -2,13 +2,16 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from paceline.errors import ControllerError
 from paceline.evaluation.contest import ContestOptions, contest
-from paceline.evaluation.policy_scorer import decision_overhead, policy_scorer
-from paceline.evaluation.problem import Problem, problem_of
+from paceline.evaluation.decision_cost import decision_overhead
 from paceline.evaluation.splits import fit_and_test
 from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.learners.policy_contender import policy_contender
+from paceline.learning.problem import Problem, problem_of
 from paceline.learning.progress import Progress
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.numpy_policy import NumpyPolicy
@@ -50,8 +53,10 @@ def evaluate_controller(
     latency = controller.latency
     fit_table, test_table, samples = fit_and_test(table)
     fit, test = problem_of(fit_table, latency), problem_of(test_table, latency)
-    scorer = policy_scorer(controller.policy, table.actions, scale=latency.scale)
-    value = contest(fit, test, {"paceline": scorer}, options, progress)
+    rows = fit_table.split == "validation"
+    rows = rows if rows.any() else np.ones(len(rows), dtype=bool)
+    paceline = policy_contender(controller.policy, table.actions, scale=latency.scale)
+    value = contest(fit, test, {"paceline": paceline}, options, validation=fit.select(rows))
     value["samples"] = samples
     value["overhead"] = overhead_of(controller.policy, latency, fit, test_table)
     value["provenance"] = provenance_of(table, latency, options)

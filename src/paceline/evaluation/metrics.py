@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from paceline.evaluation.problem import Problem
 from paceline.knobs import KnobSpace
+from paceline.learning.problem import Problem
 
 
 def sample_accuracy(problem: Problem, shares: np.ndarray) -> np.ndarray:

@@ -1,26 +1,20 @@
 """Choices under a price of time, and the price at which a mean latency is met. Values are on the accuracy scale."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
+from paceline.learning.learners.contender import pick
+
 BISECTIONS = 36
 HIGHEST_PRICE = 1e6
-"""Accuracy per full latency; at this price everybody takes the cheapest configuration."""
+"""Accuracy per full latency; beyond it everybody takes the cheapest configuration."""
 
-
-def pick(values: np.ndarray, mean_ms: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Column of the highest value among the allowed, per row: (n, m) each -> int64 (n,).
-
-    Ties go to the cheaper. Where nothing is allowed, the cheapest; columns of value -inf are never taken.
-    """
-    known = ~np.isneginf(values)
-    allowed = allowed & known
-    stuck = np.logical_not(np.any(allowed, axis=1, keepdims=True))
-    masked = np.where(allowed, values, -np.inf)
-    best = masked.max(axis=1, keepdims=True)
-    ties = np.where(stuck, known, allowed & (masked >= best - 1e-12))
-    return np.where(ties, mean_ms, np.inf).argmin(axis=1)
+AtPrice: TypeAlias = Callable[[float], np.ndarray]
+"""A price of time -> the column chosen for every sample, int64 (n,)."""
 
 
 def one_hot(columns: np.ndarray | int, samples: int, configurations: int) -> np.ndarray:
@@ -30,9 +24,15 @@ def one_hot(columns: np.ndarray | int, samples: int, configurations: int) -> np.
     return shares
 
 
+def by_value(values: np.ndarray, mean_ms: np.ndarray, unit_ms: float) -> AtPrice:
+    """Chooses the highest value - price * mean_ms / unit_ms; values and mean_ms (n, m)."""
+    everything = np.ones(values.shape, dtype=bool)
+    return lambda price: pick(values - price * mean_ms / unit_ms, mean_ms, everything)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PriceMix:
-    """Two prices of time, in accuracy per `unit_ms`, taken at random.
+    """Two prices of time, taken at random; a price of infinity takes the cheapest configuration.
 
     A choice at one price moves in jumps as the price moves; taking the two sides of a jump in the right proportion
     meets a mean exactly, and is what the Lagrangian allows.
@@ -41,53 +41,50 @@ class PriceMix:
     low: float
     high: float
     low_share: float  # how often the low price is taken
-    unit_ms: float
 
     @property
     def price(self) -> float:
         """The mean of both prices by their shares."""
         return self.low_share * self.low + (1 - self.low_share) * self.high
 
-    def shares(self, values: np.ndarray, mean_ms: np.ndarray) -> np.ndarray:
+    def shares(self, at_price: AtPrice, mean_ms: np.ndarray) -> np.ndarray:
         """Probability of each configuration, (n, m)."""
-        dear = one_hot(choose_at(values, mean_ms, self.high, self.unit_ms), *values.shape)
+        dear = one_hot(columns_at(at_price, mean_ms, self.high), *mean_ms.shape)
         if self.low_share == 0:
             return dear
-        free = one_hot(choose_at(values, mean_ms, self.low, self.unit_ms), *values.shape)
+        free = one_hot(columns_at(at_price, mean_ms, self.low), *mean_ms.shape)
         return self.low_share * free + (1 - self.low_share) * dear
 
 
-def choose_at(values: np.ndarray, mean_ms: np.ndarray, price: float, unit_ms: float) -> np.ndarray:
-    """Column of the highest value - price * mean_ms / unit_ms, int64 (n,)."""
-    return pick(values - price * mean_ms / unit_ms, mean_ms, np.ones(values.shape, dtype=bool))
+def columns_at(at_price: AtPrice, mean_ms: np.ndarray, price: float) -> np.ndarray:
+    """What is chosen at a price; the cheapest configuration of every sample at an infinite one."""
+    return mean_ms.argmin(axis=1) if math.isinf(price) else at_price(price)
 
 
-def fit_price(
-    values: np.ndarray, mean_ms: np.ndarray, average_budget_ms: float, *, unit_ms: float
-) -> PriceMix:
+def fit_price(at_price: AtPrice, mean_ms: np.ndarray, average_budget_ms: float) -> PriceMix:
     """The price, or mix of two, at which the mean of the chosen mean latencies meets the average budget.
 
-    Price 0 if time is free at this budget; the highest price (the cheapest configurations) if it cannot be met.
+    Price 0 if time is free at this budget. Choosers that stay over the budget at any price are mixed with the
+    cheapest configuration, so that nobody spends more than others; if that one is over too, it is all that is taken.
     """
 
     def latency(price: float) -> float:
-        columns = choose_at(values, mean_ms, price, unit_ms)
+        columns = columns_at(at_price, mean_ms, price)
         return float(mean_ms[np.arange(len(mean_ms)), columns].mean())
 
     if latency(0.0) <= average_budget_ms:
-        return PriceMix(low=0.0, high=0.0, low_share=0.0, unit_ms=unit_ms)
+        return PriceMix(low=0.0, high=0.0, low_share=0.0)
     low, high = 0.0, 1.0
     while (reached := latency(high)) > average_budget_ms:
-        if high >= HIGHEST_PRICE:
-            return PriceMix(low=high, high=high, low_share=0.0, unit_ms=unit_ms)
-        low, high = high, high * 4
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if (between := latency(middle)) > average_budget_ms:
-            low = middle
-        else:
-            high, reached = middle, between
+        if math.isinf(high):
+            return PriceMix(low=high, high=high, low_share=0.0)
+        low, high = high, high * 4 if high < HIGHEST_PRICE else math.inf
+    if math.isfinite(high):
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            if (between := latency(middle)) > average_budget_ms:
+                low = middle
+            else:
+                high, reached = middle, between
     over = latency(low)
-    return PriceMix(
-        low=low, high=high, low_share=(average_budget_ms - reached) / (over - reached), unit_ms=unit_ms
-    )
+    return PriceMix(low=low, high=high, low_share=(average_budget_ms - reached) / (over - reached))

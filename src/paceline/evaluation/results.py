@@ -7,7 +7,8 @@ import numpy as np
 
 from paceline.evaluation import metrics
 from paceline.evaluation.baselines import Hull
-from paceline.evaluation.problem import Problem
+from paceline.evaluation.choices import Choices, Frontier
+from paceline.learning.problem import Problem
 from paceline.outcomes.bootstrap import SceneBootstrap, interval, ratio
 
 Shares = Mapping[str, Sequence[np.ndarray]]
@@ -22,28 +23,99 @@ RIVALS = {
 """Name of a difference -> the contender that is taken from Paceline."""
 
 
+REFERENCES = ("lightgbm", "grpo_teacher", "stacking")
+"""Contenders from which the closed gap of every other is told apart, paired."""
+
+
 def section(
-    test: Problem,
+    worth: Sequence[Problem],
     shares: Shares,
     budgets_ms: Sequence[float],
     quantiles: Sequence[float | None],
     bootstrap: SceneBootstrap,
 ) -> dict[str, Any]:
-    """Everything measured under one kind of budget, for the contenders in `shares`."""
+    """Everything measured under one kind of budget, for the contenders in `shares`.
+
+    `worth`: the test samples per budget, with accuracies as they count under it.
+    """
+    test = worth[0]
     value: dict[str, Any] = {"budgets_ms": list(budgets_ms), "quantiles": list(quantiles)}
     per_sample = {
-        name: np.stack([metrics.sample_accuracy(test, part) for part in parts], axis=1)
+        name: np.stack(
+            [metrics.sample_accuracy(problem, part) for problem, part in zip(worth, parts, strict=True)],
+            axis=1,
+        )
         for name, parts in shares.items()
     }
     value["accuracy"] = {name: columns.mean(axis=0).tolist() for name, columns in per_sample.items()}
-    value |= _latencies(test, shares)
+    if test.cutoff_ms is None:
+        value |= _latencies(test, shares)
     drawn = bootstrap.means(np.concatenate(list(per_sample.values()), axis=1))
     draws = dict(zip(per_sample, np.split(drawn, len(per_sample), axis=1), strict=True))
     value["accuracy_ci"] = {name: pairs(interval(part)) for name, part in draws.items()}
+    value["closed_gaps"] = closed_gaps(per_sample, draws)
     if "paceline" in shares:
         value |= _gains(per_sample, draws)
         value |= _behaviour(test, shares["paceline"])
     return value
+
+
+def closed_gaps(per_sample: Mapping[str, np.ndarray], draws: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Of every contender: per budget and on the mean over budgets, with intervals, and paired differences.
+
+    per_sample: accuracy (n, budgets) of each contender; draws: its bootstrap means (replicates, budgets). Budgets at
+    which the oracle gains nothing over the best static configuration are left out of the mean.
+    """
+    if "oracle" not in per_sample or "best_static" not in per_sample:
+        return {}
+    means = {name: columns.mean(axis=0) for name, columns in per_sample.items()}
+
+    def gap(of: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+        return ratio(of[name] - of["best_static"], of["oracle"] - of["best_static"])
+
+    counted = np.isfinite(gap(means, "oracle"))
+    if not counted.any():
+        return {}
+    drawn = {name: gap(draws, name)[:, counted].mean(axis=1) for name in per_sample}
+    value = {}
+    for name in per_sample:
+        gaps = gap(means, name)
+        value[name] = {
+            "by_budget": numbers(gaps),
+            "mean": float(gaps[counted].mean()),
+            "mean_ci": pairs(interval(drawn[name])[:, None])[0],
+        }
+        for rival in REFERENCES:
+            if rival in per_sample and rival != name:
+                over = float((gaps - gap(means, rival))[counted].mean())
+                ends = pairs(interval(drawn[name] - drawn[rival])[:, None])[0]
+                value[name][f"over_{rival}"] = over
+                value[name][f"over_{rival}_ci"] = ends
+    return value
+
+
+def par10_section(test: Problem, shares: Shares, bootstrap: SceneBootstrap) -> dict[str, Any]:
+    """Mean PAR10 in seconds and its closed gap, (SBS - contender) / (SBS - oracle), for every contender.
+
+    SBS is the configuration with the lowest mean PAR10 on these very samples, which no contender knows in advance.
+    """
+    times = test.par10_ms / 1000.0
+    per_sample = {name: (parts[0] * times).sum(axis=1)[:, None] for name, parts in shares.items()}
+    per_sample["best_static"] = times[:, [int(times.mean(axis=0).argmin())]]
+    drawn = bootstrap.means(np.concatenate(list(per_sample.values()), axis=1))
+    draws = dict(zip(per_sample, np.split(drawn, len(per_sample), axis=1), strict=True))
+    gaps = closed_gaps(
+        {name: -column for name, column in per_sample.items()}, {name: -part for name, part in draws.items()}
+    )
+    solved = {
+        name: float((parts[0] * (test.accuracy > 0)).sum(axis=1).mean()) for name, parts in shares.items()
+    }
+    return {
+        "par10_s": {name: float(column.mean()) for name, column in per_sample.items()},
+        "par10_s_ci": {name: pairs(interval(part))[0] for name, part in draws.items()},
+        "solved": solved,
+        "closed_gaps": gaps,
+    }
 
 
 def _latencies(test: Problem, shares: Shares) -> dict[str, Any]:
@@ -124,21 +196,20 @@ def _gain_over_mix(
 
 
 def full_accuracy_share(
-    test: Problem, parts: Sequence[np.ndarray], bootstrap: SceneBootstrap
+    test: Problem, reached: Frontier, bootstrap: SceneBootstrap
 ) -> tuple[float | None, list[float] | None]:
-    """The smallest share of full's mean latency with an accuracy not below full's, among `parts`, and its interval.
+    """The smallest share of full's mean latency with an accuracy not below full's, on a frontier, and its interval.
 
-    None when no part reaches it; the interval counts only draws in which one does, if at least half do.
+    None when no price reaches it; the interval counts only draws in which one does, if at least half do.
     """
-    accuracy = np.stack([metrics.sample_accuracy(test, part) for part in parts], axis=1)
-    latency = np.stack([metrics.sample_latency(test, part) for part in parts], axis=1)
-    columns = np.column_stack([accuracy, latency, test.accuracy[:, test.full], test.mean_ms[:, test.full]])
+    at_full = np.column_stack([test.accuracy[:, test.full], test.mean_ms[:, test.full]])
+    columns = np.column_stack([reached.accuracy, reached.latency_ms, at_full]).astype(np.float64)
     point, drawn = columns.mean(axis=0)[None], bootstrap.means(columns)
-    count = len(parts)
+    count = reached.accuracy.shape[1]
 
     def smallest(means: np.ndarray) -> np.ndarray:
-        reached = means[:, :count] >= means[:, [-2]] - 1e-12
-        share = np.where(reached, means[:, count : 2 * count], np.inf).min(axis=1) / means[:, -1]
+        enough = means[:, :count] >= means[:, [-2]] - 1e-12
+        share = np.where(enough, means[:, count : 2 * count], np.inf).min(axis=1) / means[:, -1]
         return np.where(np.isfinite(share), share, np.nan)
 
     return numbers(smallest(point))[0], pairs(interval(smallest(drawn))[:, None])[0]
@@ -158,19 +229,28 @@ def static_dots(test: Problem) -> list[dict[str, Any]]:
     ]
 
 
-def kinds(test: Problem, modes: Mapping[str, Shares]) -> dict[str, Any]:
-    """Per kind of question: how many, and accuracy per kind of budget, contender and budget."""
-    value = {}
+def kinds(worth: Sequence[Problem], choices: Choices) -> dict[str, Any]:
+    """Per kind of question: how many, and accuracy per kind of budget, contender and budget.
+
+    `worth`: the test samples under each hard budget.
+    """
+    test, value = worth[0], {}
+    modes = {"hard": (choices.hard, list(worth))}
+    if choices.average:
+        modes["average"] = (choices.average, [test] * len(next(iter(choices.average.values()))))
     for kind in np.unique(test.kind):
         rows = test.kind == kind
         value[str(kind)] = {
             "count": int(rows.sum()),
             "accuracy": {
                 mode: {
-                    name: [float((part[rows] * test.accuracy[rows]).sum(axis=1).mean()) for part in parts]
+                    name: [
+                        float((part[rows] * problem.accuracy[rows]).sum(axis=1).mean())
+                        for part, problem in zip(parts, problems, strict=True)
+                    ]
                     for name, parts in shares.items()
                 }
-                for mode, shares in modes.items()
+                for mode, (shares, problems) in modes.items()
             },
         }
     return value

@@ -130,6 +130,38 @@ class LatencyEstimator:
         facts = fit_facts(latency, mean, upper_ratio, held_out, fitting, order, violation_rate, seed)
         return estimator._with(upper_ratio=upper_ratio, facts=facts)
 
+    @classmethod
+    def constant(
+        cls,
+        space: KnobSpace,
+        actions: np.ndarray,
+        mean_ms: np.ndarray,
+        *,
+        upper_ratio: float,
+        facts: Mapping[str, Any],
+    ) -> "LatencyEstimator":
+        """One time per configuration (m,), whatever the workload, as of prices per call.
+
+        `upper_ratio`: upper / mean; 0 where times are known only afterwards, so that nothing is ever excluded.
+        """
+        actions = np.asarray(actions, dtype=np.int64)
+        rows = np.zeros((len(actions), 4))
+        rows[:, 0] = mean_ms
+        law = np.zeros((knob_products(space, actions[:1], 1).shape[1], 4))
+        law[0, 0] = float(np.mean(mean_ms))
+        return cls(
+            space=space,
+            actions=actions,
+            rows=rows,
+            law=law,
+            product_order=1,
+            upper_ratio=np.full(len(actions), float(upper_ratio)),
+            floor_ms=0.0,
+            scale=1.0,
+            margin=1.0,
+            facts=facts,
+        )
+
     def mean(
         self, actions: np.ndarray, tiles: np.ndarray, vision_tokens: np.ndarray, prompt_tokens: np.ndarray
     ) -> np.ndarray:

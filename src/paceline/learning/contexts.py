@@ -13,6 +13,8 @@ from paceline.learning.price import price_range
 
 GRID_POINTS = 8
 """Validation contexts of each kind."""
+DEADLINE_QUANTILES = (0.05, 0.9)
+"""Of all runtimes: between them deadlines are drawn."""
 BUDGET_KNOTS = 65
 """Most quantiles of the configurations' latencies that balanced budgets are drawn between."""
 
@@ -40,7 +42,18 @@ class ContextRanges:
 
 
 def context_ranges(problem: DecisionProblem) -> ContextRanges:
-    """Ranges for a training split: budgets from where the cheapest fits to where all do; prices from its hull."""
+    """Ranges for a training split: budgets from where the cheapest fits to where all do; prices from its hull.
+
+    Where times are known only afterwards, deadlines are from quantiles of the runtimes, and time has no price.
+    """
+    if problem.runtime_ms is not None:
+        low, high = np.quantile(problem.runtime_ms[problem.tested], DEADLINE_QUANTILES)
+        return ContextRanges(
+            budget_low_ms=float(low),
+            budget_high_ms=float(max(high, 1.01 * low)),
+            price_low=0.0,
+            price_high=0.0,
+        )
     low, high = price_range(
         problem.configuration_means(problem.accuracy),
         problem.configuration_means(problem.mean_ms),
@@ -57,7 +70,11 @@ def balanced_over_budgets(ranges: ContextRanges, problem: DecisionProblem) -> Co
 
     Log-uniform budgets are spent mostly where few configurations are; these where the choice changes.
     """
-    upper = problem.configuration_means(problem.upper_ms)
+    return with_knots(ranges, problem.configuration_means(problem.upper_ms))
+
+
+def with_knots(ranges: ContextRanges, upper: np.ndarray) -> ContextRanges:
+    """Ranges that draw budgets between quantiles of the configurations' upper latencies (m,), in ms."""
     knots = np.quantile(upper, np.linspace(0.0, 1.0, min(len(upper), BUDGET_KNOTS)))
     return replace(ranges, budget_knots_ms=tuple(knots.tolist()))
 
@@ -97,5 +114,7 @@ def validation_contexts(ranges: ContextRanges) -> list[tuple[float, float]]:
 
 
 def log_interpolate(position: Tensor, low: float, high: float) -> Tensor:
-    """low at 0, high at 1, geometric in between."""
+    """low at 0, high at 1, geometric in between; 0 where both are."""
+    if low == high == 0.0:
+        return torch.zeros_like(position)
     return low * (high / low) ** position

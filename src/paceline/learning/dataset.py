@@ -5,7 +5,9 @@ Nothing is larger than samples x configurations, and what is large is mapped fro
 
 import dataclasses
 import hashlib
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,8 @@ class DecisionProblem:
     mean_ms: np.ndarray  # float32 (n, m): expected latency
     upper_ms: np.ndarray  # float32 (n, m): calibrated upper latency
     full_latency_ms: float  # mean latency of the full configuration over the training samples
+    runtime_ms: np.ndarray | None = None  # float32 (n, m), where times are known only afterwards
+    cutoff_ms: float = math.inf  # of such runtimes
 
     def configuration_means(self, values: np.ndarray) -> np.ndarray:
         """Mean of (n, m) values per configuration over the samples where it is tested: float64 (m,)."""
@@ -141,4 +145,13 @@ def _problem(
         mean_ms=mean_ms,
         upper_ms=upper_ms,
         full_latency_ms=full_latency_ms,
+        **_runtimes(table, samples, latency),
     )
+
+
+def _runtimes(table: OutcomeTable, samples: np.ndarray, latency: LatencyEstimator) -> dict[str, Any]:
+    cutoff_ms = latency.facts.get("cutoff_ms")
+    if cutoff_ms is None:
+        return {}
+    times = np.nan_to_num(table.latency_ms[samples], nan=float(cutoff_ms)).astype(np.float32)
+    return {"runtime_ms": times, "cutoff_ms": float(cutoff_ms)}

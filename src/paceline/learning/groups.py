@@ -10,6 +10,7 @@ from torch import Tensor
 from paceline.knobs import KnobSpace
 from paceline.learning.contexts import ContextRanges, sample_contexts
 from paceline.learning.dataset import DecisionProblem
+from paceline.learning.deadlines import RuntimeWorth
 from paceline.learning.group_rewards import GroupRewards
 from paceline.learning.inputs import FittedInputs
 from paceline.learning.options import TrainOptions
@@ -57,6 +58,7 @@ class GroupSource:
         self.upper_ms = torch.from_numpy(problem.upper_ms)
         full = spec.actions.index(space.action(space.full))
         self.full_ms = torch.where(self.tested[:, full], self.mean_ms[:, full], spec.full_latency_ms)
+        self.runtimes = None if problem.runtime_ms is None else RuntimeWorth(problem)
         self.rewards = GroupRewards(problem, spec, space, options)
 
     def __len__(self) -> int:
@@ -68,6 +70,8 @@ class GroupSource:
         """The groups of samples `rows` under budgets (inf: none) and prices."""
         budget, price = budget_ms.unsqueeze(-1), price.unsqueeze(-1)
         accuracy, tested, mean_ms = self.accuracy[rows], self.tested[rows], self.mean_ms[rows]
+        if self.runtimes is not None:
+            accuracy = self.runtimes.worth(accuracy, rows, budget)
         feasible = tested & (self.upper_ms[rows] <= budget) if self.options.mask_infeasible else tested
         return Groups(
             features=self.features[rows],

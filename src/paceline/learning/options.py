@@ -14,12 +14,14 @@ from paceline.learning.input_options import (
     parse_balance,
     parse_reduction,
 )
-from paceline.policies.inputs import BUDGET_FORMS, IMAGE_FEATURES, QUESTION_FEATURES
+from paceline.learning.reference.options import ReferenceOptions
+from paceline.policies.inputs import ATTENTION, BUDGET_FORMS, IMAGE_FEATURES, QUESTION_FEATURES
 from paceline.policies.spec import HEADS, KNOBWISE_HEADS, UNTESTED_HEADS
 from paceline.rewards import RewardParams
 
 OUTPUT = {
     "grpo": "accuracy",
+    "grpo_warm": "accuracy",
     "grpo_scratch": "logits",
     "ppo": "logits",
     "dpo": "logits",
@@ -30,7 +32,7 @@ OUTPUT = {
 ALGORITHMS = tuple(OUTPUT)
 DRAWN = {"grpo_scratch": 8, "ppo": 8}
 """Algorithm -> actions drawn per group where the options do not say; others take all tested ones (0)."""
-KL_WEIGHT = {"grpo": 0.15}
+KL_WEIGHT = {"grpo_warm": 0.15}
 """Algorithm -> weight of the KL where the options do not say; others have none."""
 KL_REFERENCES = ("start", "previous")
 DEVICES = ("cpu", "cuda")
@@ -44,8 +46,8 @@ BASELINE_SCOPES = ("split", "sample")
 class TrainOptions:
     """Options of `train_controller_policy`; the defaults did best on synthetic outcome tables.
 
-    >>> TrainOptions.from_json(TrainOptions(group_size=8).to_json()).group_size
-    8
+    >>> TrainOptions.from_json(TrainOptions(hidden=64).to_json()).hidden
+    64
     """
 
     algorithm: str = "grpo"  # of ALGORITHMS
@@ -60,7 +62,7 @@ class TrainOptions:
     # Accuracy units: logits are predicted accuracy / temperature; accuracy policies.
     temperature: float = 0.05
 
-    # Outcome prediction before "grpo", supervised learning before "dpo"; 0: no warm start.
+    # Outcome prediction before "grpo_warm", supervised learning before "dpo"; 0: no warm start.
     warm_epochs: int = 60
     epochs: int = 20  # of what follows; algorithms of one stage take as many updates as both together
     inner_epochs: int = 2  # updates per batch of groups
@@ -80,8 +82,10 @@ class TrainOptions:
     kl_weight: float | None = None
     # Weights the stage started from (warm or random), or "previous": the last epoch's.
     kl_reference: str = "start"
-    entropy_weight: float = 0.05  # accuracy units per nat; "grpo", "grpo_scratch" and "ppo"
-    divide_by_std: bool = False  # advantages in standard deviations of their group; "grpo", "grpo_scratch"
+    entropy_weight: float = 0.05  # accuracy units per nat; "grpo_warm", "grpo_scratch" and "ppo"
+    divide_by_std: bool = (
+        False  # advantages in standard deviations of their group; "grpo_warm", "grpo_scratch"
+    )
     dpo_beta: float = 0.5  # how much a log-ratio to the reference counts in the log-odds of a preference
     dpo_pairs: int = 16  # pairs drawn per group
 
@@ -109,6 +113,8 @@ class TrainOptions:
     budget_form: str = "absolute"  # or "share" of the request's full latency, or the nearest "class"
     augment: str | None = None  # "noise=..,dropout=..,mix=..", "none"; None: as the manifest says
     balance: str | None = None  # some of "dataset,kind,budget", "none"; None: as the manifest says
+
+    reference: ReferenceOptions = field(default_factory=ReferenceOptions)  # of "grpo"
 
     checkpoint_every: int = 5  # epochs
 
@@ -138,6 +144,8 @@ class TrainOptions:
                 f"{list(UNTESTED_HEADS)}"
             )
         self._check_inputs()
+        if self.algorithm == "grpo":
+            self._check_reference()
         if self.head in KNOBWISE_HEADS and self.output != "logits":
             fitting = [name for name, output in OUTPUT.items() if output == "logits"]
             raise TrainError(
@@ -232,6 +240,33 @@ class TrainOptions:
         if self.augment is not None:
             parse_augmentation(self.augment)
 
+    def _check_reference(self) -> None:
+        """The student of a reference policy is one kind of network, and its teacher takes the exact expectation."""
+        for name, expected in (
+            ("score_untested", False),
+            ("reward", "masked"),
+            ("share_projector", None),
+            ("device", "cpu"),
+            ("precision", "float32"),
+            ("gradient_checkpointing", False),
+        ):
+            if getattr(self, name) != expected:
+                raise TrainError(
+                    f"{name}: got {getattr(self, name)!r} with algorithm 'grpo', whose student takes {expected!r} "
+                    "only; use algorithm 'grpo_warm', or another that trains one network"
+                )
+        if self.group_size:
+            raise TrainError(
+                f"group_size: got {self.group_size} with algorithm 'grpo', which takes the exact expectation over all "
+                "tested configurations; use algorithm 'grpo_warm' or 'grpo_scratch' to sample"
+            )
+        for name in ("image_features", "question_features"):
+            if getattr(self, name) == ATTENTION:
+                raise TrainError(
+                    f"{name}: got 'attention' with algorithm 'grpo', whose trees need one vector per sample; use "
+                    "algorithm 'grpo_warm', or another that trains one network"
+                )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON value from which `from_json` makes equal options."""
         return asdict(self)
@@ -245,4 +280,6 @@ class TrainOptions:
         values = dict(value)
         if "reward_params" in values:
             values["reward_params"] = RewardParams(**values["reward_params"])
+        if "reference" in values:
+            values["reference"] = ReferenceOptions.from_json(values["reference"])
         return cls(**values)

@@ -22,7 +22,8 @@ def stages_of(options: TrainOptions) -> list[Stage]:
     Several updates per batch of groups are for objectives that hold their ratio to an acting or a reference policy;
     from random weights these fill the whole number, rounded up to whole epochs.
 
-    >>> [(stage.name, stage.epochs * stage.updates) for stage in stages_of(TrainOptions(warm_epochs=3, epochs=2))]
+    >>> options = TrainOptions(algorithm="grpo_warm", warm_epochs=3, epochs=2)
+    >>> [(stage.name, stage.epochs * stage.updates) for stage in stages_of(options)]
     [('warm', 3), ('grpo', 4)]
     >>> [(s.name, s.epochs, s.updates) for s in stages_of(TrainOptions(algorithm="ppo", warm_epochs=3, epochs=2))]
     [('ppo', 4, 2)]
@@ -41,7 +42,7 @@ def stages_of(options: TrainOptions) -> list[Stage]:
         return Stage(name=name, epochs=math.ceil(total / inner), learning_rate=rate, updates=inner)
 
     match options.algorithm:
-        case "grpo":
+        case "grpo_warm":
             return [first("warm", options.warm_epochs), then("grpo")]
         case "dpo":
             return [first("supervised", options.warm_epochs), then("dpo")]

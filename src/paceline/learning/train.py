@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,16 @@ from paceline.learning.inputs import fit_inputs, input_spec
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
+from paceline.learning.reference.training import train_student
 from paceline.learning.scored_actions import actions_to_score
 from paceline.learning.sharing import projector_digest, shared_projector
+from paceline.learning.trained import TrainedPolicy
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
-from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import KNOBWISE_HEADS, PolicySpec
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TrainedPolicy:
-    """What training leaves: enough to decide with numpy alone, and how it went."""
-
-    spec: PolicySpec
-    arrays: dict[str, np.ndarray]  # float32, for `policy.safetensors`
-    history: list[dict[str, Any]]  # one entry per epoch, see `Trainer`
-    facts: dict[str, Any]  # JSON: options, rewards of warm start and result, counts, ranges, warnings
-
-    def numpy_policy(self) -> NumpyPolicy:
-        """The policy that decides."""
-        return NumpyPolicy(self.spec, self.arrays)
 
 
 def train_controller_policy(
@@ -65,6 +52,8 @@ def train_controller_policy(
     features that are not finite, no latency estimate) and for a checkpoint of another run.
     """
     progress = SilentProgress() if progress is None else progress
+    if options.algorithm == "grpo":
+        return train_student(table, latency, options, checkpoint_dir, tensorboard_dir, progress)
     started = time.perf_counter()
     train, validation = training_problems(table, latency)
     ranges = context_ranges(train)

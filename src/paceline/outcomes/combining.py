@@ -40,7 +40,9 @@ def combine_tables(tables: Sequence[OutcomeTable], names: Sequence[str]) -> Outc
     manifest = dataclasses.replace(
         first.manifest, options={**first.manifest.options, "combined": list(names)}
     )
-    return dataclasses.replace(first, **fields, manifest=manifest)
+    folds = [table.fold for table in tables if table.fold is not None]
+    fold = np.concatenate(folds) if len(folds) == len(tables) else None
+    return dataclasses.replace(first, **fields, fold=fold, manifest=manifest)
 
 
 def _refuse_other_features(first: OutcomeTable, table: OutcomeTable, where: str, name: str) -> None:

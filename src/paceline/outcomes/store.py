@@ -102,6 +102,10 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     write_text(path / MANIFEST, json.dumps(manifest.to_json(), indent=1, allow_nan=False) + "\n")
 
 
+FOLD = "fold"
+"""Column of samples.parquet that tables which came with folds have beside the others."""
+
+
 def read_samples(path: Path) -> dict[str, np.ndarray]:
     """The columns of samples.parquet as text arrays (samples,)."""
     try:
@@ -126,6 +130,8 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
             )
         # One long question must not widen every row: questions stay Python strings.
         samples[name] = np.array(column.to_pylist(), dtype=object if name == "question" else np.str_)
+    if FOLD in table.column_names:
+        samples[FOLD] = np.array([value or "" for value in table.column(FOLD).to_pylist()], dtype=np.str_)
     unknown = np.flatnonzero(~np.isin(samples["split"], SPLITS))
     if unknown.size:
         raise OutcomesError(
@@ -139,9 +145,10 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_samples(path: Path, samples: Mapping[str, np.ndarray]) -> None:
-    """Write samples.parquet from text arrays (samples,)."""
-    table = pa.table({name: pa.array(samples[name].tolist(), pa.string()) for name in SAMPLE_FIELDS})
-    write_atomically(path, lambda temporary: pq.write_table(table.cast(SAMPLES_SCHEMA), temporary))
+    """Write samples.parquet from text arrays (samples,); the folds too, where there are some."""
+    schema = SAMPLES_SCHEMA.append(pa.field(FOLD, pa.string())) if FOLD in samples else SAMPLES_SCHEMA
+    table = pa.table({name: pa.array(samples[name].tolist(), pa.string()) for name in schema.names})
+    write_atomically(path, lambda temporary: pq.write_table(table.cast(schema), temporary))
 
 
 def read_features(path: Path) -> np.ndarray:
@@ -168,7 +175,8 @@ def write_table(path: Path | str, table: OutcomeTable, progress: Progress | None
     progress.start(table.samples, "writing samples")
     path.mkdir(parents=True, exist_ok=True)
     (path / MANIFEST).unlink(missing_ok=True)
-    write_samples(path / SAMPLES, {name: getattr(table, name) for name in SAMPLE_FIELDS})
+    folds = {} if table.fold is None else {FOLD: table.fold}
+    write_samples(path / SAMPLES, {name: getattr(table, name) for name in SAMPLE_FIELDS} | folds)
     write_features(path / FEATURES, table.features)
     write_row_groups(path / OUTCOMES, _row_groups(table, progress))
     write_manifest(path, table.manifest)

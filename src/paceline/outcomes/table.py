@@ -1,7 +1,7 @@
 """The outcome table in memory: sample x configuration arrays."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class OutcomeTable:
     image_width: int  # how many of the f columns are image features
     manifest: Manifest
     feature_choice: FeatureChoice = field(default_factory=FeatureChoice)  # what `features` are
+    fold: np.ndarray | None = None  # str (n,): folds that the table came with, for cross-validation
 
     def __post_init__(self) -> None:
         self._check_shapes()
@@ -74,8 +75,8 @@ class OutcomeTable:
     def select(self, rows: np.ndarray) -> "OutcomeTable":
         """The table of some samples. `rows`: boolean mask (n,) or integer indices."""
         per_sample = (*SAMPLE_FIELDS, *CELL_FIELDS, "features")
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return OutcomeTable(**(values | {name: values[name][rows] for name in per_sample}))
+        parts = {name: getattr(self, name)[rows] for name in per_sample}
+        return replace(self, **parts, fold=None if self.fold is None else self.fold[rows])
 
     def split_rows(self, split: str) -> "OutcomeTable":
         """The table of one split: "train", "validation" or "test".
@@ -98,6 +99,7 @@ class OutcomeTable:
         shapes: Mapping[str, tuple[int, ...]] = (
             {"actions": (m,)}
             | {name: (n,) for name in SAMPLE_FIELDS}
+            | ({} if self.fold is None else {"fold": (n,)})
             | {name: (n, m) for name in CELL_FIELDS}
         )
         for name, shape in shapes.items():

@@ -13,8 +13,8 @@ import numpy as np
 from paceline.evaluation.baselines import best_mix, best_static
 from paceline.evaluation.compare import CompareOptions, compare
 from paceline.evaluation.contest import ContestOptions
-from paceline.evaluation.problem import Problem, problem_of
 from paceline.evaluation.splits import fit_and_test
+from paceline.learning.problem import Problem, problem_of
 from paceline.learning.progress import Progress
 from paceline.models.protocol import ElasticModel
 from paceline.models.registry import load_model
@@ -110,7 +110,7 @@ def _compare(
     results = compare(
         table,
         CompareOptions(
-            algorithms=(options.train.algorithm, *options.rivals), train=options.train, contest=contest
+            learners=(options.train.algorithm, *options.rivals), train=options.train, contest=contest
         ),
         progress,
         latency=trained.controller.latency,

@@ -4,7 +4,25 @@ from dataclasses import dataclass, field, replace
 
 from paceline.errors import ProfileError
 from paceline.learning.options import TrainOptions
+from paceline.learning.reference.options import (
+    ForestOptions,
+    LightgbmOptions,
+    OutcomeNetworkOptions,
+    ReferenceOptions,
+    ResidualOptions,
+    StudentOptions,
+)
 from paceline.profiling.options import ProfileOptions
+
+QUICK = ReferenceOptions(
+    folds=2,
+    lightgbm=LightgbmOptions(trees=20, learning_rate=0.2),
+    forest=ForestOptions(trees=20),
+    network=OutcomeNetworkOptions(members=1, epochs=20),
+    residual=ResidualOptions(epochs=5),
+    student=StudentOptions(steps=300, epochs=10),
+)
+"""Of a demo that only shows that everything runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,5 +64,5 @@ class DemoOptions:
             shard_samples=8,
             splits=(0.5, 0.25, 0.25),
         )
-        train = TrainOptions(warm_epochs=8, epochs=4, members=1)
+        train = TrainOptions(warm_epochs=8, epochs=4, members=1, reference=QUICK)
         return cls(profile=profile, train=train, replicates=200, requests=20, seed=seed)

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from paceline.evaluation.baselines import hard_policy, hard_static, static_shares
-from paceline.evaluation.policy_scorer import policy_scorer
-from paceline.evaluation.problem import problem_of
+from paceline.evaluation.baselines import hard_static, static_shares
 from paceline.evaluation.splits import fit_and_test
+from paceline.learning.learners.policy_contender import policy_contender
+from paceline.learning.problem import problem_of
 from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.controller import Controller
 
@@ -22,18 +22,20 @@ def measured_latencies(
     """
     fit_table, test_table, _ = fit_and_test(table)
     fit, test = problem_of(fit_table, controller.latency), problem_of(test_table, controller.latency)
-    scorer = policy_scorer(controller.policy, table.actions, scale=controller.latency.scale)
+    paceline = policy_contender(controller.policy, table.actions, scale=controller.latency.scale)
     violation_rate = results["provenance"]["violation_rate"]
 
-    def measured(shares: np.ndarray) -> np.ndarray:
-        chosen = test.measured_ms[np.arange(len(shares)), shares.argmax(axis=1)]
+    def measured(columns: np.ndarray) -> np.ndarray:
+        chosen = test.measured_ms[np.arange(len(columns)), columns]
         return chosen[np.isfinite(chosen)]
 
     budgets = results["hard"]["budgets_ms"]
     return {
         "hard": {
-            "paceline": [measured(hard_policy(scorer, test, b)) for b in budgets],
-            "best_static": [measured(hard_static(fit, test, b, violation_rate)) for b in budgets],
-            "full": [measured(static_shares(test, fit.full)) for b in budgets],
+            "paceline": [measured(paceline.choose(test, b, 0.0)) for b in budgets],
+            "best_static": [
+                measured(hard_static(fit, test, b, violation_rate).argmax(axis=1)) for b in budgets
+            ],
+            "full": [measured(static_shares(test, fit.full).argmax(axis=1)) for b in budgets],
         }
     }

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from pyarrow import parquet
 
-from paceline.evaluation.problem import fit_latency
+from paceline.evaluation.times import fit_latency
 from paceline.learning.options import TrainOptions
 from paceline.learning.progress import Progress
-from paceline.learning.train import TrainedPolicy, train_controller_policy
+from paceline.learning.train import train_controller_policy
+from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.store import OUTCOMES
 from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.controller import Controller

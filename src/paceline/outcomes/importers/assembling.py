@@ -115,6 +115,7 @@ def assemble(
             audit=audit.to_json(),
             **manifest,
         ),
+        fold=None if split is None else _texts(split[order].tolist()),
     )
 
 

@@ -1,0 +1,190 @@
+"""Every learner on outcome tables that this project did not make: ASlib scenarios and RouteLLM's judged answers.
+
+    python -m benchmarks.real_tables DATA [--only NAME] [--learners all] [--processes 2]
+
+DATA holds `aslib/S.{outcomes,features}.parquet` (own folds, column fold) and `routellm/{outcomes,samples}.parquet`
+(judged by 5 folds). Nothing of them is kept but numbers. Published numbers stand beside ours, from
+those papers' own runs.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.record import RESULTS, write_result
+from paceline.cli.progress import Bar
+from paceline.cli.threads import one_thread
+from paceline.evaluation import routing
+from paceline.evaluation.compare import CompareOptions
+from paceline.evaluation.contest import ContestOptions
+from paceline.evaluation.cross_validation import cross_validate_learners
+from paceline.learning.learners.registry import parse_learners
+from paceline.outcomes.importers.importing import import_outcomes
+from paceline.outcomes.importers.options import ImportOptions, TableOptions
+from paceline.outcomes.store import read_table
+from paceline.outcomes.table import OutcomeTable
+
+NAME = "real_tables"
+SCENARIOS = ("QBF-2011", "MAXSAT12-PMS", "CSP-2010", "CPMP-2015")
+TASKS = ("mmlu", "gsm8k")
+PRICES = {"mistralai/Mixtral-8x7B-Instruct-v0.1": 0.24, "gpt-4-1106-preview": 24.7}
+"""Dollars per million tokens, as the RouteLLM paper states them (section 5)."""
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "QBF-2011": {"PAReg": 0.80, "SATzilla'11": 0.85, "SUNNY": 0.78, "ISAC": 0.67, "Run2Survive": 0.81}
+    | {"AutoFolio 2015": 0.88, "Zilla 2015": 0.86, "ASAP_RF 2015": 0.93},
+    "MAXSAT12-PMS": {"PAReg": 0.74, "SATzilla'11": 0.76, "SUNNY": 0.72, "ISAC": 0.51, "Run2Survive": 0.73}
+    | {"AutoFolio 2015": 0.76, "Zilla 2015": 0.78, "ASAP_RF 2015": 0.83},
+    "CSP-2010": {"PAReg": 0.64, "SATzilla'11": 0.76, "SUNNY": 0.66, "ISAC": 0.63, "Run2Survive": 0.76}
+    | {"AutoFolio 2015": 0.68, "Zilla 2015": 0.72, "ASAP_RF 2015": 0.80},
+    "CPMP-2015": {"PAReg": 0.12, "SATzilla'11": 0.15, "SUNNY": 0.01, "ISAC": 0.02, "Run2Survive": 0.19},
+    "routellm-mmlu": {"best of RouteLLM's routers, not trained in-domain": {"APGR": 0.603, "CPT50": 0.354}},
+}
+"""PAR10 closed gaps (arXiv 2007.02816; 2015 challenge: arXiv 1805.01214, approximate), and APGR (arXiv 2406.18665)."""
+
+
+def aslib_table(data: Path, scenario: str, work: Path) -> OutcomeTable:
+    """A scenario as `paceline import` reads it."""
+    features = data / "aslib" / f"{scenario}.features.parquet"
+    names = [name for name in pq.read_schema(features).names if name[0] == "f" and name[1:].isdigit()]
+    columns = TableOptions(
+        sample="sample_id",
+        knobs=("config",),
+        quality="solved",
+        latency="seconds:runtime_s",
+        features_table=str(features),
+        features=tuple(names),
+        split="fold:test=1,validation=2",
+    )
+    path = data / "aslib" / f"{scenario}.outcomes.parquet"
+    return imported(path, work / scenario, ImportOptions(table=columns, latency_unknown=True))
+
+
+def router_table(data: Path, task: str, work: Path) -> OutcomeTable:
+    """The questions of one task under both models, at fixed prices per call."""
+    samples = pq.read_table(data / "routellm" / "samples.parquet")
+    kept = samples.filter([value == task for value in samples["task"].to_pylist()])
+    outcomes = pq.read_table(data / "routellm" / "outcomes.parquet")
+    named = set(kept["sample_id"].to_pylist())
+    rows = outcomes.filter([value in named for value in outcomes["sample_id"].to_pylist()])
+    work.mkdir(parents=True, exist_ok=True)
+    pq.write_table(kept, work / f"{task}.samples.parquet")
+    pq.write_table(rows, work / f"{task}.outcomes.parquet")
+    columns = TableOptions(
+        sample="sample_id",
+        knobs=("config",),
+        quality="score",
+        cost="usd:" + ",".join(f"{model}={price / 1000}" for model, price in PRICES.items()),
+        features_table=str(work / f"{task}.samples.parquet"),
+        question="prompt",
+    )
+    return imported(work / f"{task}.outcomes.parquet", work / task, ImportOptions(table=columns))
+
+
+def imported(path: Path, out: Path, options: ImportOptions) -> OutcomeTable:
+    """The outcomes directory of a table, made where it is not there yet."""
+    if not (out / "manifest.json").exists():
+        import_outcomes([path], out, options)
+    return read_table(out)
+
+
+def judged_scenario(table: OutcomeTable, options: CompareOptions, progress: Bar) -> dict[str, Any]:
+    """PAR10 and deadlines, by the scenario's own folds."""
+    value = cross_validate_learners(table, options, "fold", progress)
+    return {
+        "par10_s": value["par10"]["par10_s"],
+        "closed_gaps": {"par10": value["par10"]["closed_gaps"], "deadlines": value["hard"]["closed_gaps"]},
+        "deadlines_ms": value["hard"]["budgets_ms"],
+        "accuracy": value["hard"]["accuracy"],
+        "learners": value["learners"],
+    }
+
+
+def judged_router(table: OutcomeTable, options: CompareOptions, progress: Bar) -> dict[str, Any]:
+    """Cost budgets on the mean, by 5 folds, as closed gaps and as APGR and CPT."""
+    costs = table.latency_ms.mean(axis=0)
+    budgets = routing.share_budgets(float(costs.min()), float(costs.max()))
+    contest = ContestOptions(
+        budgets_ms=(float(costs.max()),),
+        average_budgets_ms=budgets,
+        replicates=options.contest.replicates,
+    )
+    judged = CompareOptions(
+        learners=options.learners, train=options.train, contest=contest, processes=options.processes
+    )
+    value = cross_validate_learners(table, judged, 5, progress)
+    means = table.accuracy.mean(axis=0)
+    cheap, dear = (np.array(float(means[column])) for column in (costs.argmin(), costs.argmax()))
+    routers = {}
+    for name, accuracy in value["average"]["accuracy"].items():
+        recovered = routing.gap_recovered(np.array(accuracy), cheap, dear)
+        routers[name] = {
+            "APGR": float(routing.mean_gap_recovered(recovered)),
+            "CPT50": routing.share_needed(recovered, 0.5),
+            "CPT80": routing.share_needed(recovered, 0.8),
+        }
+    return {
+        "routers": routers,
+        "models": {"cheap": float(cheap), "dear": float(dear)},
+        "closed_gaps": {"average": value["average"]["closed_gaps"]},
+        "learners": value["learners"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", action="append", help="a table; may be repeated")
+    parser.add_argument("--learners", default="all")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--replicates", type=int, default=2000)
+    parser.add_argument("--work", type=Path, default=Path("runs/real_tables"))
+    arguments = parser.parse_args()
+    one_thread()
+    options = CompareOptions(
+        learners=parse_learners(arguments.learners),
+        contest=ContestOptions(replicates=arguments.replicates),
+        processes=arguments.processes,
+    )
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    names = arguments.only or [*SCENARIOS, *(f"routellm-{task}" for task in TASKS)]
+    with Bar() as progress:
+        for name in names:
+            done = arguments.work / f"{name}.json"
+            if done.exists():
+                continue
+            if name in SCENARIOS:
+                value = judged_scenario(aslib_table(arguments.data, name, arguments.work), options, progress)
+            else:
+                table = router_table(arguments.data, name.removeprefix("routellm-"), arguments.work)
+                value = judged_router(table, options, progress)
+            done.write_text(json.dumps(value | {"published": PUBLISHED.get(name, {})}))
+    tables = {name: json.loads((arguments.work / f"{name}.json").read_text()) for name in names}
+    print(write_result(NAME, {"tables": tables, "summary": summary(tables)}).relative_to(RESULTS.parent))
+
+
+def summary(tables: dict[str, Any]) -> dict[str, Any]:
+    """Mean closed gap of every contender over all tables and kinds of budget, and who is above LightGBM where."""
+    gaps = {
+        f"{name}, {kind}": values
+        for name, table in tables.items()
+        for kind, values in table["closed_gaps"].items()
+    }
+    names = set.intersection(*(set(values) for values in gaps.values()))
+    means = {name: float(np.mean([values[name]["mean"] for values in gaps.values()])) for name in names}
+    against: dict[str, dict[str, str]] = {}
+    for name in names - {"lightgbm"}:
+        against[name] = {}
+        for table, values in gaps.items():
+            interval = values[name].get("over_lightgbm_ci")
+            if interval is not None:
+                low, high = interval
+                against[name][table] = "above" if low > 0 else "below" if high < 0 else "tied"
+    return {"mean_closed_gap": means, "against_lightgbm": against}
+
+
+if __name__ == "__main__":
+    main()

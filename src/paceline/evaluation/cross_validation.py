@@ -1,0 +1,165 @@
+"""Every sample judged once, by learners that never saw its fold: k folds, folds of the table, or whole data sets."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from paceline.errors import OutcomesError, TrainError
+from paceline.evaluation.choices import Choices, baseline_choices, joined_choices
+from paceline.evaluation.compare import TUNING, CompareOptions
+from paceline.evaluation.contest import Grid, grid_of, judge_choices
+from paceline.evaluation.evaluate import provenance_of
+from paceline.evaluation.jobs import CONTENDER, JobResult, run_jobs
+from paceline.evaluation.times import fit_latency
+from paceline.learning.learners.task import make_task
+from paceline.learning.problem import Problem, joined, problem_of
+from paceline.learning.progress import Progress, SilentProgress
+from paceline.learning.reference.crossfit import scene_folds
+from paceline.outcomes.bootstrap import SceneBootstrap
+from paceline.outcomes.table import OutcomeTable
+
+VALIDATION_SHARE = 8
+"""One in so many scenes outside the fold is held out to stop and to find prices on."""
+
+
+def parse_folds(text: str) -> int | str:
+    """How folds are made, in the words of the command line.
+
+    >>> parse_folds("10"), parse_folds("dataset")
+    (10, 'dataset')
+    """
+    if text in ("fold", "dataset"):
+        return text
+    if text.isdecimal() and int(text) >= 2:
+        return int(text)
+    raise TrainError(
+        f"cross-validate: got {text!r}, expected a number of folds of at least 2, 'fold' or 'dataset'"
+    )
+
+
+def cross_validate_learners(
+    table: OutcomeTable,
+    options: CompareOptions | None = None,
+    folds: int | str = 10,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The results object over all complete samples, each chosen for by learners that did not see its fold.
+
+    Args:
+        folds: how many, made by scene; "fold": those that the table was imported with; "dataset": every data set is a
+            fold, so that contenders have seen the others only.
+
+    Raises OutcomesError for a table without such folds, and what `compare` raises.
+    """
+    options, progress = options or CompareOptions(), progress or SilentProgress()
+    table = table.select(np.asarray(table.tested.all(axis=1)))
+    if not table.samples:
+        raise OutcomesError(
+            f"evaluation: no sample has an outcome under all {len(table.actions)} configurations; profile more"
+        )
+    label = fold_labels(table, folds, options.train.seed)
+    names = np.unique(label)
+    whole = problem_of(table, fit_latency(replace(table, split=np.full(table.samples, "train"))))
+    grid = grid_of(whole, options.contest)
+    tasks, tests = [], []
+    for name in names:
+        part = replace(table, split=_splits(table, label == name, options.train.seed))
+        latency = fit_latency(part, violation_rate=options.contest.violation_rate)
+        fit_table = part.select(part.split != "test")
+        test = problem_of(part.select(part.split == "test"), latency)
+        task = make_task(fit_table, test, latency, options.train, grid.hard[0], progress)
+        tasks.append(task)
+        tests.append(task.asked[1])
+    budgets = grid.budgets(options.contest.violation_rate)
+    results = run_jobs(tasks, tests, options.learners, budgets, options.processes, progress)
+    choices = [
+        baseline_choices(task.fit, test, budgets).beside(result.choices)
+        for task, test, result in zip(tasks, tests, results, strict=True)
+    ]
+    value = _judged(joined(tests), joined_choices(choices), grid, options)
+    value["folds"] = [
+        _fold(str(name), test, chosen, grid, options)
+        for name, test, chosen in zip(names, tests, choices, strict=True)
+    ]
+    value["samples"] = {"test": table.samples, "folds": len(names)}
+    value["learners"] = _costs(options.learners, results)
+    value["provenance"] = provenance_of(table, tasks[0].latency, options.contest) | {
+        "learners": list(options.learners),
+        "contest": asdict(options.contest),
+        "tuning": TUNING,
+        "cross_validation": folds,
+        "judged_on": "every complete sample, by learners that did not see its fold",
+    }
+    return value
+
+
+def fold_labels(table: OutcomeTable, folds: int | str, seed: int) -> np.ndarray:
+    """The fold of every sample as text, (n,)."""
+    if folds == "dataset":
+        names = np.unique(table.dataset)
+        if len(names) < 2:
+            raise OutcomesError(
+                f"cross-validation: all samples are of the data set {names.tolist()}, expected two or more to leave "
+                "one out"
+            )
+        return table.dataset
+    if folds == "fold":
+        if table.fold is None or len(np.unique(table.fold)) < 2:
+            raise OutcomesError(
+                "cross-validation: the outcomes hold no folds; import the table with --split COLUMN, where COLUMN "
+                "names the fold, or give a number of folds"
+            )
+        return table.fold
+    scenes = len(np.unique(table.image_hash))
+    if scenes < int(folds):
+        raise OutcomesError(
+            f"cross-validation: got {folds} folds for {scenes} different images or samples, expected no more folds "
+            "than those"
+        )
+    width = len(str(folds))
+    return np.array([f"{fold + 1:0{width}d}" for fold in scene_folds(table.image_hash, int(folds), seed)])
+
+
+def _splits(table: OutcomeTable, test: np.ndarray, seed: int) -> np.ndarray:
+    """Split names (n,): the fold is the test split; of the scenes outside it, some are for validation."""
+    outside = ~test & ~np.isin(table.image_hash, table.image_hash[test])
+    splits = np.where(test, "test", "train").astype("<U10")
+    rows = np.flatnonzero(outside)
+    if len(np.unique(table.image_hash[rows])) < 2:
+        raise OutcomesError(
+            f"cross-validation: {len(rows)} samples of other scenes are outside a fold, expected more to train on"
+        )
+    groups = min(VALIDATION_SHARE, len(np.unique(table.image_hash[rows])))
+    splits[rows[scene_folds(table.image_hash[rows], groups, seed) == 0]] = "validation"
+    return splits
+
+
+def _judged(test: Problem, choices: Choices, grid: Grid, options: CompareOptions) -> dict[str, Any]:
+    contest = options.contest
+    bootstrap = SceneBootstrap(test.scene, replicates=contest.replicates, seed=contest.seed)
+    return judge_choices(test, choices, grid, bootstrap)
+
+
+def _fold(name: str, test: Problem, choices: Choices, grid: Grid, options: CompareOptions) -> dict[str, Any]:
+    """One fold's closed gaps."""
+    value = _judged(test, choices, grid, options)
+    modes = [mode for mode in ("hard", "average", "par10") if mode in value]
+    return {
+        "fold": name,
+        "samples": test.samples,
+        "closed_gaps": {mode: value[mode]["closed_gaps"] for mode in modes},
+        "accuracy": {mode: value[mode]["accuracy"] for mode in modes if "accuracy" in value[mode]},
+    }
+
+
+def _costs(learners: tuple[str, ...], results: list[JobResult]) -> dict[str, dict[str, Any]]:
+    """By contender: medians over folds of what training and a decision took."""
+    return {
+        CONTENDER.get(name, name): {
+            "learner": name,
+            "training_s": float(np.median([result.seconds[name] for result in results])),
+            "decision_us": float(np.median([result.decision_us[name] for result in results])),
+        }
+        for name in learners
+    }

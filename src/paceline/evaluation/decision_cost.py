@@ -1,0 +1,39 @@
+"""What one decision of a policy costs."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.learners.contender import pick
+from paceline.outcomes.table import OutcomeTable
+from paceline.policies.numpy_policy import NumpyPolicy
+
+TIMED_DECISIONS = 200
+
+
+def decision_overhead(
+    policy: NumpyPolicy, latency: LatencyEstimator, table: OutcomeTable, *, budget_ms: float, full_ms: float
+) -> dict[str, Any]:
+    """Time of one decision at batch 1: scores, latency bounds and the choice; features are computed anyway."""
+    chosen = np.asarray(policy.spec.actions, dtype=np.int64)
+    columns = np.searchsorted(table.actions, chosen)
+    rows = np.arange(TIMED_DECISIONS + 20) % table.samples
+    seconds = []
+    for row in rows:
+        work = tuple(part[row, columns] for part in (table.tiles, table.vision_tokens, table.prompt_tokens))
+        start = time.perf_counter()
+        told = policy.spec.told_ms(budget_ms, full_ms)
+        scores = policy.scores(table.image_features[row], table.question_features[row], told)
+        mean, upper = latency.mean_and_upper(chosen, *work)
+        pick(scores[None], mean[None], upper[None] <= budget_ms)
+        seconds.append(time.perf_counter() - start)
+    decision_ms = 1000 * np.quantile(seconds[20:], [0.5, 0.95])
+    return {
+        "decision_ms_p50": float(decision_ms[0]),
+        "decision_ms_p95": float(decision_ms[1]),
+        "full_latency_ms": full_ms,
+        "share": float(decision_ms[0] / full_ms),
+        "covers": "policy scores, latency bounds and choice, batch 1, numpy",
+    }

@@ -1,0 +1,49 @@
+"""How much a learner's result depends on its seed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paceline.evaluation.choices import baseline_choices
+from paceline.evaluation.contest import ContestOptions, Grid, judge
+from paceline.evaluation.jobs import JobResult
+from paceline.learning.learners.task import LearnerTask
+from paceline.learning.problem import Problem
+
+
+def stability(
+    task: LearnerTask, test: Problem, runs: Sequence[JobResult], grid: Grid, options: ContestOptions
+) -> dict[str, Any]:
+    """Mean closed gap of every learner by kind of budget and seed, with its mean and standard deviation.
+
+    {"hard": {contender: {"closed_gap": [one per seed], "mean": x, "std": y}}, ...}; and under "curves" the validation
+    rewards of those learners that keep them, one list per seed.
+    """
+    base = baseline_choices(task.fit, test, grid.budgets(options.violation_rate))
+    judged = [judge(task.fit, test, base.beside(run.choices), grid, options) for run in runs]
+    value: dict[str, Any] = {}
+    for mode in ("hard", "average", "par10"):
+        if mode not in judged[0]:
+            continue
+        names = set(judged[0][mode]["closed_gaps"]) - set(base.hard)
+        value[mode] = {
+            name: _spread([one[mode]["closed_gaps"][name]["mean"] for one in judged])
+            for name in sorted(names)
+        }
+    value["curves"] = {
+        name: [
+            [
+                entry["validation_reward"]
+                for entry in run.policies[name].history
+                if "validation_reward" in entry
+            ]
+            for run in runs
+        ]
+        for name in runs[0].policies
+    }
+    return value
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    return {"closed_gap": values, "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}

@@ -1,0 +1,129 @@
+"""What can be turned about the reference policy, the residual on it and the student."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from paceline.errors import TrainError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LightgbmOptions:
+    """Of gradient-boosted trees per configuration."""
+
+    trees: int = 100
+    learning_rate: float = 0.05
+    leaves: int = 15
+    smallest_leaf: int = 10
+    feature_share: float = 0.6  # of features that a tree sees
+    sample_share: float = 0.8  # of samples that a tree sees
+    l2: float = 1.0
+    bins: int = 63  # that a feature's values are put into
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForestOptions:
+    """Of the forest for all configurations at once."""
+
+    trees: int = 100
+    smallest_leaf: int = 2
+    feature_share: float = 0.33  # of features that a split may use
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutcomeNetworkOptions:
+    """Of the networks that predict accuracy; two hidden layers."""
+
+    members: int = 3  # trained side by side; the mean of their predictions counts
+    hidden: int = 128
+    dropout: float = 0.4
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 3e-3  # cosine to zero
+    weight_decay: float = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidualOptions:
+    """Of the group-relative policy optimisation of a residual on the reference policy, one network per fold."""
+
+    hidden: int = 64
+    dropout: float = 0.25
+    epochs: int = 40
+    batch_size: int = 64  # groups per network and step
+    learning_rate: float = 5e-3  # cosine to zero
+    weight_decay: float = 0.02
+    entropy_weight: float = 0.1  # standard deviations of the reward per nat
+    kl_weight: float = 0.15  # likewise, from the reference policy
+    share: float = 0.5  # of the optimised policy in the teacher; the rest is the reference itself
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentOptions:
+    """Of the network that is distilled from the teacher and decides."""
+
+    members: int = 1  # networks whose mean decides
+    hidden: int = 128
+    dropout: float = 0.1
+    steps: int = 1000  # at least; more on tables where they would not cover the samples `epochs` times
+    epochs: int = 40
+    batch_size: int = 64  # real samples per step
+    synthetic_batch_size: int = 128  # made-up samples per step
+    synthetic_per_sample: int = 16
+    most_synthetic: int = 50_000
+    learning_rate: float = 4e-3  # cosine to zero
+    weight_decay: float = 0.02
+    sharpness: float = 3.0  # spread of the teacher's logits that are imitated, in standard deviations
+    reward_weight: float = 1.0  # of the exact expected reward on real samples beside the imitation
+    outcome_weight: float = 0.1  # of predicting accuracy, which keeps scores on its scale
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceOptions:
+    """Of GRPO on a reference policy: stacked outcome models, a residual on them, and a student.
+
+    >>> ReferenceOptions.from_json(ReferenceOptions(folds=4).to_json()).folds
+    4
+    """
+
+    folds: int = 5  # outcome models are fitted on all but one, residual policies validated on that one
+    learned_share: float = (
+        0.5  # of weights by non-negative least squares in the stack; the rest is the plain mean
+    )
+    # Spread of the reference policy's logits, in standard deviations, where there are neither budgets nor prices; else
+    # logits are accuracy / `TrainOptions.temperature`.
+    sharpness: float = 1.2
+    lightgbm: LightgbmOptions = field(default_factory=LightgbmOptions)
+    forest: ForestOptions = field(default_factory=ForestOptions)
+    network: OutcomeNetworkOptions = field(default_factory=OutcomeNetworkOptions)
+    residual: ResidualOptions = field(default_factory=ResidualOptions)
+    student: StudentOptions = field(default_factory=StudentOptions)
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise TrainError(f"reference folds: got {self.folds}, expected a whole number of at least 2")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value from which `from_json` makes equal options."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ReferenceOptions":
+        """Options written by `to_json`; unknown keys are errors, missing ones take the default."""
+        unknown = sorted(set(value) - {item.name for item in fields(cls)})
+        for name, part in PARTS.items():
+            unknown += sorted(set(value.get(name, {})) - {item.name for item in fields(part)})
+        if unknown:
+            raise TrainError(f"reference options: got unknown {unknown}, expected names of ReferenceOptions")
+        return cls(
+            **{name: PARTS[name](**given) if name in PARTS else given for name, given in value.items()}
+        )
+
+
+PARTS: dict[str, Any] = {
+    "lightgbm": LightgbmOptions,
+    "forest": ForestOptions,
+    "network": OutcomeNetworkOptions,
+    "residual": ResidualOptions,
+    "student": StudentOptions,
+}

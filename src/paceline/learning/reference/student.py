@@ -1,0 +1,201 @@
+"""The student: a network of the decision path's size that imitates the teacher, so that a decision costs microseconds.
+
+    loss = cross-entropy(softmax(sharpness z), student) + reward_weight (- expected reward of the student)
+           + outcome_weight (cross-entropy of its predicted accuracies)
+
+where z are the teacher's priced values in their own standard deviations, held out on real samples. The first term
+is also taken on made-up samples; the others need outcomes.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paceline.learning.losses import masked_log_softmax
+from paceline.learning.preparation import TrainPreparation
+from paceline.learning.problem import Problem
+from paceline.learning.reference.contexts import ContextSource, DrawnContexts
+from paceline.learning.reference.options import StudentOptions
+from paceline.learning.reference.stack import centred
+from paceline.learning.reference.teacher import TaughtChannel, Teacher, targets_of
+from paceline.policies.context_code import encode_context
+from paceline.policies.network import PolicyNetwork
+
+FREE_TEMPERATURE = 0.05
+TEMPERATURES = (0.005, 0.2)
+"""Beyond these a sigmoid could not express the teacher's logits, or would be nothing but steps."""
+
+
+class _Lessons:
+    """One channel's tensors: what the teacher says about real and made-up samples, and what they earned."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        channel: TaughtChannel,
+        part: int,
+        scaled: Tensor,
+        made: Tensor,
+        sharpness: float,
+    ) -> None:
+        self.channel = channel
+        reward = targets_of(problem, channel.budget_ms)[1]
+        self.real = _tensor(channel.stack.held_out)
+        self.fold = torch.from_numpy(channel.fold)
+        self.made = _tensor(channel.stack.asked[part])
+        self.scaled, self.scaled_made = scaled, made
+        self.accuracy = _tensor(problem.under(channel.budget_ms).accuracy)
+        self.reward = _tensor(centred(reward))
+        self.reward_spread = max(float(centred(reward).std()), 1e-12)
+        mixed = channel.share * channel.held_out + (1 - channel.share) * channel.stack.held_out
+        self.temperature = max(float(mixed.std()), 1e-12) / sharpness
+        # Made-up samples were seen by the outcome models in part, so their values spread further than held-out ones.
+        self.shrink = float(channel.stack.held_out.std()) / max(float(channel.stack.asked[part].std()), 1e-12)
+        self._known: list[Tensor] = []
+        if channel.policy.ranges is None:  # one context: everything can be said before
+            self._known = [
+                self._values(torch.arange(len(values)), torch.full((len(values),), math.inf), made=is_made)
+                for values, is_made in ((self.real, False), (self.made, True))
+            ]
+
+    def taught(self, rows: Tensor, budget_ms: Tensor, *, made: bool) -> Tensor:
+        """The teacher's values for samples under budgets, (row, action)."""
+        if self._known:
+            return self._known[int(made)][rows]
+        return self._values(rows, budget_ms, made=made)
+
+    @torch.no_grad()
+    def _values(self, rows: Tensor, budget_ms: Tensor, *, made: bool) -> Tensor:
+        policy, share = self.channel.policy, self.channel.share
+        features = (self.scaled_made if made else self.scaled)[rows]
+        reference = self.shrink * self.made[rows] if made else self.real[rows]
+        shape = (policy.folds, -1, -1)
+        values = policy.values(
+            features.expand(shape), reference.expand(shape), budget_ms.expand(policy.folds, -1)
+        )
+        own = values.mean(dim=0) if made else values[self.fold[rows], torch.arange(len(rows))]
+        return share * own + (1.0 - share) * reference
+
+
+def fit_student(
+    network: PolicyNetwork,
+    problem: Problem,
+    teacher: Teacher,
+    part: int,
+    made: np.ndarray,
+    origin: np.ndarray,
+    contexts: ContextSource,
+    preparation: TrainPreparation,
+    options: StudentOptions,
+    generator: torch.Generator,
+) -> list[dict[str, Any]]:
+    """Train `network` in place; returns the mean losses of every twentieth of the steps.
+
+    Args:
+        part: which of the teacher's asked samples are the made-up ones; `made` their raw features (k, f), `origin` (k,)
+            the real samples whose times they take.
+        preparation: how the features of real samples are augmented.
+    """
+    spec = network.spec
+    scaled = torch.from_numpy(teacher.prepared)
+    scaled_made = torch.from_numpy(teacher.inputs.prepare(made))
+    source = torch.from_numpy(origin)
+    spread = scaled.std(dim=0, correction=0)
+    lessons = [
+        _Lessons(problem, channel, part, scaled, scaled_made, options.sharpness)
+        for channel in teacher.channels
+    ]
+    steps = _steps(options, problem.samples) * len(lessons)
+    decayed = [p for name, p in network.named_parameters() if name.endswith("weight")]
+    plain = [p for name, p in network.named_parameters() if not name.endswith("weight")]
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=options.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    absolute = problem.cutoff_ms is None
+    history: list[dict[str, Any]] = []
+    recent: list[tuple[float, float]] = []
+    for step in range(steps):
+        lesson = lessons[step % len(lessons)]
+        real = torch.randint(problem.samples, (options.batch_size,), generator=generator)
+        fake = torch.randint(len(made), (options.synthetic_batch_size,), generator=generator)
+        rows = torch.cat([real, source[fake]])
+        drawn = _at(contexts.draw(rows, generator), lesson.channel.budget_ms)
+        values = torch.cat(
+            [
+                lesson.taught(real, drawn.budget_ms[: len(real)], made=False),
+                lesson.taught(fake, drawn.budget_ms[len(real) :], made=True),
+            ]
+        )
+        heard = scaled[real]
+        if preparation.recipe.augments:
+            heard = preparation.augmented(scaled, real, spread, generator)
+        features = torch.cat([heard, scaled_made[fake]])
+        codes = torch.from_numpy(encode_context(spec, drawn.budget_ms.numpy(), 0.0))
+        shape = (spec.members, -1, -1)
+        masks = network.draw_masks(len(rows), generator)
+        predicted = network(features.expand(shape), codes.expand(shape), masks)
+        log_prob = masked_log_softmax(
+            (torch.sigmoid(predicted) - drawn.charge) / spec.temperature, drawn.feasible.expand_as(predicted)
+        )
+        target = torch.softmax(
+            torch.where(drawn.feasible, (values - drawn.charge) / lesson.temperature, -1e9), dim=-1
+        )
+        possible = drawn.feasible.any(dim=-1)
+        imitation = -(target * log_prob).sum(dim=-1)[:, possible].mean(dim=-1)
+        count = len(real)
+        reward = (lesson.reward[real] - drawn.charge[:count]) / lesson.reward_spread
+        earned = torch.where(drawn.feasible[:count], log_prob[:, :count].exp() * reward, 0.0).sum(dim=-1)
+        loss = imitation - options.reward_weight * earned[:, possible[:count]].mean(dim=-1)
+        if absolute and options.outcome_weight:
+            loss = loss + options.outcome_weight * torch.nn.functional.binary_cross_entropy_with_logits(
+                predicted[:, :count], lesson.accuracy[real].expand(shape), reduction="none"
+            ).mean(dim=(1, 2))
+        optimiser.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        optimiser.step()
+        schedule.step()
+        recent.append((float(imitation.detach().mean()), float(earned.detach().mean())))
+        if (step + 1) % max(1, steps // 20) == 0:
+            means = np.mean(recent, axis=0)
+            history.append(
+                {
+                    "phase": "student",
+                    "step": step + 1,
+                    "imitation": float(means[0]),
+                    "reward": float(means[1]),
+                }
+            )
+            recent = []
+    return history
+
+
+def student_temperature(problem: Problem, teacher: Teacher, sharpness: float) -> float:
+    """Accuracy per unit of the student's logits: the teacher's spread over `sharpness`, so that both mean the same.
+
+    Where times are runtimes nothing is charged to accuracies, and the scale is free.
+    """
+    if problem.cutoff_ms is not None:
+        return FREE_TEMPERATURE
+    return float(np.clip(teacher.channels[0].stack.spread / sharpness, *TEMPERATURES))
+
+
+def _steps(options: StudentOptions, samples: int) -> int:
+    return max(options.steps, math.ceil(options.epochs * samples / options.batch_size))
+
+
+def _at(drawn: DrawnContexts, deadline_ms: float | None) -> DrawnContexts:
+    """The contexts, told the deadline of their channel where it has one."""
+    if deadline_ms is None:
+        return drawn
+    return DrawnContexts(
+        budget_ms=torch.full_like(drawn.budget_ms, deadline_ms), feasible=drawn.feasible, charge=drawn.charge
+    )
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))

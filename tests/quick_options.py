@@ -1,0 +1,19 @@
+"""Training options that take a second: enough to learn something, too little to learn it well."""
+
+from paceline.learning.reference.options import (
+    ForestOptions,
+    LightgbmOptions,
+    OutcomeNetworkOptions,
+    ReferenceOptions,
+    ResidualOptions,
+    StudentOptions,
+)
+
+QUICK_REFERENCE = ReferenceOptions(
+    folds=2,
+    lightgbm=LightgbmOptions(trees=10, learning_rate=0.2, leaves=7),
+    forest=ForestOptions(trees=10),
+    network=OutcomeNetworkOptions(members=1, hidden=32, epochs=10),
+    residual=ResidualOptions(epochs=3),
+    student=StudentOptions(hidden=32, steps=300, epochs=1, synthetic_per_sample=2),
+)
