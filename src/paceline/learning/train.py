@@ -29,6 +29,9 @@ from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.spec import KNOBWISE_HEADS, PolicySpec
 
+UNPRICED = (0.5, 1.0)
+"""Range of prices that a policy is said to read where time has none; the price it sees is always 0."""
+
 
 def train_controller_policy(
     table: OutcomeTable,
@@ -130,22 +133,26 @@ def spec_of(
     columns = (table.image_width, table.features.shape[1] - table.image_width)
     image_width, question_width = table.feature_choice.widths(*columns)
     reads_price = options.output == "logits"
+    prices = (ranges.price_low, ranges.price_high) if ranges.price_high > 0 else UNPRICED
+    budgets = float(means.min()), float(means.max())
+    if train.runtime_ms is not None:  # deadlines are not near the configurations' means
+        budgets = ranges.budget_low_ms, ranges.budget_high_ms
     return PolicySpec(
         head=options.head,
         members=options.members,
         image_width=image_width,
         question_width=question_width,
         hidden=options.hidden,
-        budget_low_ms=float(means.min()),
-        budget_high_ms=float(means.max()),
+        budget_low_ms=budgets[0],
+        budget_high_ms=budgets[1],
         full_latency_ms=train.full_latency_ms,
         actions=tuple(int(action) for action in table.actions),
         budget_dimensions=ENCODINGS[options.budget_encoding],
         temperature=1.0 if reads_price else options.temperature,
         output=options.output,
         knob_options=table.space.shape if options.head in KNOBWISE_HEADS else None,
-        price_low=ranges.price_low if reads_price else None,
-        price_high=ranges.price_high if reads_price else None,
+        price_low=prices[0] if reads_price else None,
+        price_high=prices[1] if reads_price else None,
         inputs=input_spec(table, means, options),
     )
 
