@@ -28,7 +28,7 @@ from paceline.learning.reference.residual import fit_residual
 from paceline.learning.reference.stack import centred, stack
 from paceline.learning.reference.synthetic import synthetic_features
 from paceline.learning.reference.teacher import targets_of
-from solvers import solver_table
+from solvers import CUTOFF_MS, solver_table
 
 
 def solver_problem(samples: int = 240) -> Problem:
@@ -177,9 +177,8 @@ def test_what_an_outcome_is_worth_by_hand() -> None:
     assert np.array_equal(worth, np.where(runtime <= 3_000.0, problem.accuracy, 0.0))
     unlimited = problem.under(None).accuracy
     solved = problem.accuracy > 0
-    cutoff = problem.cutoff_ms
-    assert cutoff == 100_000.0
-    assert unlimited[solved] == pytest.approx(1 - runtime[solved] / (10 * cutoff))
+    assert problem.cutoff_ms == CUTOFF_MS
+    assert unlimited[solved] == pytest.approx(1 - runtime[solved] / (10 * CUTOFF_MS))
     assert (unlimited[~solved] == 0).all()
     assert problem.under(math.inf).accuracy == pytest.approx(unlimited)
     assert problem.feasible(1e-9).all()  # a time that is not known excludes nothing
