@@ -1,12 +1,13 @@
 """The other learners, the registry, and judging by folds."""
 
 import json
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
 
 from fakes import fake_table
-from paceline.errors import OutcomesError, TrainError
+from paceline.errors import OutcomesError, PacelineError, TrainError
 from paceline.evaluation.compare import CompareOptions, compare
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.cross_validation import cross_validate_learners, fold_labels, parse_folds
@@ -129,6 +130,19 @@ def test_processes_change_nothing() -> None:
     ]
     for part in ("hard", "par10", "kinds"):
         assert made[0][part] == made[1][part]
+
+
+@pytest.mark.slow
+def test_an_error_in_a_process_is_told_and_leaves_none_running() -> None:
+    options = CompareOptions(
+        learners=("knn", "grpo_scratch"),
+        train=TrainOptions(algorithm="grpo_warm", share_projector="tiny"),  # of another model's features
+        contest=CONTEST,
+        processes=2,
+    )
+    with pytest.raises(PacelineError):
+        compare(solver_table(), options)
+    assert not active_children()
 
 
 def test_every_sample_is_judged_once_by_learners_that_did_not_see_its_fold() -> None:
