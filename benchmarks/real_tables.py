@@ -66,7 +66,7 @@ def aslib_table(data: Path, scenario: str, work: Path) -> OutcomeTable:
 def router_table(data: Path, task: str, work: Path) -> OutcomeTable:
     """The questions of one task under both models, at fixed prices per call."""
     samples = pq.read_table(data / "routellm" / "samples.parquet")
-    kept = samples.filter([value == task for value in samples["task"].to_pylist()])
+    kept = samples.filter([value.split("/")[0] == task for value in samples["task"].to_pylist()])
     outcomes = pq.read_table(data / "routellm" / "outcomes.parquet")
     named = set(kept["sample_id"].to_pylist())
     rows = outcomes.filter([value in named for value in outcomes["sample_id"].to_pylist()])
@@ -80,6 +80,7 @@ def router_table(data: Path, task: str, work: Path) -> OutcomeTable:
         cost="usd:" + ",".join(f"{model}={price / 1000}" for model, price in PRICES.items()),
         features_table=str(work / f"{task}.samples.parquet"),
         question="prompt",
+        kind="task",
     )
     return imported(work / f"{task}.outcomes.parquet", work / task, ImportOptions(table=columns))
 
@@ -105,7 +106,7 @@ def judged_scenario(table: OutcomeTable, options: CompareOptions, progress: Bar)
 
 def judged_router(table: OutcomeTable, options: CompareOptions, progress: Bar) -> dict[str, Any]:
     """Cost budgets on the mean, by 5 folds, as closed gaps and as APGR and CPT."""
-    costs = table.latency_ms.mean(axis=0)
+    costs, means = table.latency_ms.mean(axis=0), table.accuracy.mean(axis=0)
     budgets = routing.share_budgets(float(costs.min()), float(costs.max()))
     contest = ContestOptions(
         budgets_ms=(float(costs.max()),),
@@ -116,19 +117,9 @@ def judged_router(table: OutcomeTable, options: CompareOptions, progress: Bar) -
         learners=options.learners, train=options.train, contest=contest, processes=options.processes
     )
     value = cross_validate_learners(table, judged, 5, progress)
-    means = table.accuracy.mean(axis=0)
-    cheap, dear = (np.array(float(means[column])) for column in (costs.argmin(), costs.argmax()))
-    routers = {}
-    for name, accuracy in value["average"]["accuracy"].items():
-        recovered = routing.gap_recovered(np.array(accuracy), cheap, dear)
-        routers[name] = {
-            "APGR": float(routing.mean_gap_recovered(recovered)),
-            "CPT50": routing.share_needed(recovered, 0.5),
-            "CPT80": routing.share_needed(recovered, 0.8),
-        }
     return {
-        "routers": routers,
-        "models": {"cheap": float(cheap), "dear": float(dear)},
+        "routers": value["routing"],
+        "models": {"cheap": float(means[costs.argmin()]), "dear": float(means[costs.argmax()])},
         "closed_gaps": {"average": value["average"]["closed_gaps"]},
         "learners": value["learners"],
     }

@@ -24,6 +24,7 @@ from paceline.learning.preparation import train_preparation
 from paceline.learning.principal import principal_components
 from paceline.learning.problem import problem_of
 from paceline.learning.train import train_controller_policy
+from paceline.learning.validation import validate
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.input_layers import AttentionPool
 from paceline.policies.inputs import FeatureChoice, InputSpec, named_shares
@@ -116,6 +117,7 @@ def test_attention_in_torch_equals_numpy_and_starts_as_the_mean():
     np.testing.assert_allclose(pool(packed)[1].detach().numpy(), means, atol=1e-6)
     with torch.no_grad():
         pool.query.copy_(torch.from_numpy(3 * rng.normal(size=(3, 4))))
+    torch.testing.assert_close(pool.scaled_query, pool.query / 2.0)  # sqrt(width)
     expected = attention_pool(tokens, counts, pool.scaled_query.detach().numpy())
     np.testing.assert_allclose(pool(packed).detach().numpy(), expected, atol=1e-5)
 
@@ -163,6 +165,13 @@ def test_the_numpy_policy_equals_the_network_under_every_input(tokens, method, r
         method=method,
         components=count if kind == "pca" else None,
     )
+    if kind == "pca":  # scaled features are centred nearly at 0, which would hide a wrong centre
+        parts = {"image": inputs.image, "question": inputs.question}
+        for name, part in parts.items():
+            assert part.reduction is not None
+            moved = dataclasses.replace(part.reduction, centre=part.reduction.centre + 0.8)
+            parts[name] = dataclasses.replace(part, reduction=moved)
+        inputs = dataclasses.replace(inputs, **parts)
     columns = (table.image_width, table.features.shape[1] - table.image_width)
     widths = table.feature_choice.widths(*columns)
     names = {"image_features": table.feature_choice.image, "question_features": table.feature_choice.question}
@@ -251,6 +260,53 @@ def test_named_budgets_are_told_their_own_share():
     shares = controller.guard.classes
     assert controller.policy.spec.inputs.class_shares == pytest.approx(tuple(shares.values()), rel=0.02)
     assert list(shares) == list(named_shares(np.array([1.0, 2.0])))
+
+
+def test_a_slower_machine_is_told_the_same_share(monkeypatch):
+    """Twice the time of everything: "50%" is twice as long and still half of the mean full latency to the policy."""
+    controller = controller_of(plain_table(), dataclasses.replace(QUICK, budget_form="share"))
+    slow = [
+        estimate.rescaled(np.array([2.0]), np.array([1.0]))
+        for estimate in (controller.latency, controller.first_token_latency)
+    ]
+    slower = controller.rescaled(latency=slow[0], first_token_latency=slow[1], overview_ms=0.0)
+    told, scores = [], NumpyPolicy.scores
+
+    def watch(self, image, question, budget_ms=None, price=0.0):
+        told.append(budget_ms)
+        return scores(self, image, question, budget_ms, price)
+
+    monkeypatch.setattr(NumpyPolicy, "scores", watch)
+    for machine in (controller, slower):
+        machine.decide(context_of(plain_table(), 3), budget="50%")
+    unit = controller.policy.spec.full_latency_ms
+    np.testing.assert_allclose(told, [0.5 * unit, 0.5 * unit], rtol=1e-6)
+
+
+def test_validation_tells_shares_too():
+    """The reward that stops training is that of the policy as it decides."""
+    table, latency = plain_table(), latency_of(plain_table())
+    train, _ = training_problems(table, latency)
+    options = dataclasses.replace(QUICK, budget_form="share", tie_break=0.0)
+    spec = train_controller_policy(table, latency, options).spec
+    inputs = fit_inputs(train.features, table.image_width, table.feature_choice)
+    source = GroupSource(train, spec, table.space, options, inputs)
+    network = PolicyNetwork(spec, table.space, dropout=0.0, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(2.0)  # so that the budget matters
+    policy, rows = NumpyPolicy(spec, inputs.folded(export_arrays(network))), table.split_rows("train")
+    feasible = train.upper_ms <= 9.0
+
+    def chosen(budget_ms):
+        scores = policy.scores(rows.image_features, rows.question_features, budget_ms)
+        return np.where(feasible, scores, -np.inf).argmax(axis=1)
+
+    told = chosen(source.told_ms(torch.arange(80), torch.full((80,), 9.0)).numpy())
+    expected = train.accuracy[np.arange(80), told][feasible.any(axis=1)].mean()
+    assert validate(network, source, [(9.0, 0.0)]).reward == pytest.approx(expected, abs=1e-6)
+    untold = train.accuracy[np.arange(80), chosen(9.0)][feasible.any(axis=1)].mean()
+    assert expected != pytest.approx(untold, abs=1e-3)
 
 
 def test_training_and_judging_tell_the_same_share():

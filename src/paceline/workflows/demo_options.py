@@ -16,11 +16,12 @@ from paceline.profiling.options import ProfileOptions
 
 QUICK = ReferenceOptions(
     folds=2,
+    repeats=1,
     lightgbm=LightgbmOptions(trees=20, learning_rate=0.2),
     forest=ForestOptions(trees=20),
     network=OutcomeNetworkOptions(members=1, epochs=20),
     residual=ResidualOptions(epochs=5),
-    student=StudentOptions(steps=300, epochs=10),
+    student=StudentOptions(members=1, steps=300, epochs=10),
 )
 """Of a demo that only shows that everything runs."""
 

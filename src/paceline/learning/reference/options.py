@@ -1,5 +1,6 @@
 """What can be turned about the reference policy, the residual on it and the student."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -62,9 +63,9 @@ class ResidualOptions:
 class StudentOptions:
     """Of the network that is distilled from the teacher and decides."""
 
-    members: int = 1  # networks whose mean decides
+    members: int = 3  # networks whose mean decides
     hidden: int = 128
-    dropout: float = 0.1
+    dropout: float = 0.2
     steps: int = 1000  # at least; more on tables where they would not cover the samples `epochs` times
     epochs: int = 40
     batch_size: int = 64  # real samples per step
@@ -78,6 +79,11 @@ class StudentOptions:
     outcome_weight: float = 0.1  # of predicting accuracy, which keeps scores on its scale
 
 
+MOST_REPEATS = 4
+REPEATED_SAMPLES = 2000
+"""Folds are repeated until as many samples were predicted."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceOptions:
     """Of GRPO on a reference policy: stacked outcome models, a residual on them, and a student.
@@ -87,6 +93,7 @@ class ReferenceOptions:
     """
 
     folds: int = 5  # outcome models are fitted on all but one, residual policies validated on that one
+    repeats: int | None = None  # of the folds, each time others; None: as `repeats_for` says
     learned_share: float = (
         0.5  # of weights by non-negative least squares in the stack; the rest is the plain mean
     )
@@ -102,6 +109,18 @@ class ReferenceOptions:
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise TrainError(f"reference folds: got {self.folds}, expected a whole number of at least 2")
+        if self.repeats is not None and self.repeats < 1:
+            raise TrainError(f"reference repeats: got {self.repeats}, expected a whole number of at least 1")
+
+    def repeats_for(self, samples: int) -> int:
+        """How often models are cross-fitted: on small tables one set of folds is luck, and more cost little.
+
+        >>> [ReferenceOptions().repeats_for(samples) for samples in (100, 900, 5000)]
+        [4, 3, 1]
+        """
+        if self.repeats is not None:
+            return self.repeats
+        return min(MOST_REPEATS, max(1, math.ceil(REPEATED_SAMPLES / samples)))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value from which `from_json` makes equal options."""
