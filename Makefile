@@ -27,6 +27,7 @@ bench: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.embedded_model
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.main_job
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.sampling_plans
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.learners
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.reward_slide
 
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.

@@ -66,7 +66,7 @@ def aslib_table(data: Path, scenario: str, work: Path) -> OutcomeTable:
 def router_table(data: Path, task: str, work: Path) -> OutcomeTable:
     """The questions of one task under both models, at fixed prices per call."""
     samples = pq.read_table(data / "routellm" / "samples.parquet")
-    kept = samples.filter([value == task for value in samples["task"].to_pylist()])
+    kept = samples.filter([value.split("/")[0] == task for value in samples["task"].to_pylist()])
     outcomes = pq.read_table(data / "routellm" / "outcomes.parquet")
     named = set(kept["sample_id"].to_pylist())
     rows = outcomes.filter([value in named for value in outcomes["sample_id"].to_pylist()])
@@ -80,6 +80,7 @@ def router_table(data: Path, task: str, work: Path) -> OutcomeTable:
         cost="usd:" + ",".join(f"{model}={price / 1000}" for model, price in PRICES.items()),
         features_table=str(work / f"{task}.samples.parquet"),
         question="prompt",
+        kind="task",
     )
     return imported(work / f"{task}.outcomes.parquet", work / task, ImportOptions(table=columns))
 

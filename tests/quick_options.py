@@ -11,6 +11,7 @@ from paceline.learning.reference.options import (
 
 QUICK_REFERENCE = ReferenceOptions(
     folds=2,
+    repeats=1,
     lightgbm=LightgbmOptions(trees=10, learning_rate=0.2, leaves=7),
     forest=ForestOptions(trees=10),
     network=OutcomeNetworkOptions(members=1, hidden=32, epochs=10),

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 import numpy as np
 
@@ -96,9 +96,16 @@ def run_jobs(
                 for index, job in jobs
             ]
             waiting = {pool.submit(run_job, job): index for index, job in quiet}
-            for done in as_completed(waiting):
-                parts[waiting[done]].append(done.result())
-                progress.advance()
+            try:
+                for done in as_completed(waiting):
+                    parts[waiting[done]].append(done.result())
+                    progress.advance()
+            except BaseException:  # an error or Ctrl-C: nobody waits for what the others were doing
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in active_children():
+                    child.terminate()
+                    child.join()
+                raise
     empty = JobResult(choices=Choices(hard={}), seconds={}, decision_us={}, policies={})
     return [_together(parts[index], empty) for index in range(len(tasks))]
 

@@ -17,6 +17,7 @@ from paceline.learning.input_options import ENCODINGS, parse_balance, parse_redu
 from paceline.learning.inputs import fit_inputs, input_spec
 from paceline.learning.options import TrainOptions
 from paceline.learning.preparation import train_preparation
+from paceline.learning.price import FLATTEST_PRICE, STEEPEST_PRICE
 from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.reference.training import train_student
 from paceline.learning.scored_actions import actions_to_score
@@ -29,9 +30,6 @@ from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork, export_arrays
 from paceline.policies.spec import KNOBWISE_HEADS, PolicySpec
-
-UNPRICED = (0.5, 1.0)
-"""Range of prices in a policy's specification where times are runtimes: nobody asks under one, so any will do."""
 
 
 def train_controller_policy(
@@ -132,18 +130,24 @@ def spec_of(
     table: OutcomeTable, train: DecisionProblem, ranges: ContextRanges, options: TrainOptions
 ) -> PolicySpec:
     means = train.configuration_means(train.mean_ms)
+    low, high = float(means.min()), float(means.max())
+    if train.runtime_ms is not None:  # budgets are deadlines, which need not be near any mean
+        low, high = ranges.budget_low_ms, ranges.budget_high_ms
     columns = (table.image_width, table.features.shape[1] - table.image_width)
     image_width, question_width = table.feature_choice.widths(*columns)
     reads_price = options.output == "logits"
-    prices = UNPRICED if ranges.price_high == 0 else (ranges.price_low, ranges.price_high)
+    # Where time has no price, as of runtimes, every context has the flag of price 0 and any range will do.
+    prices = (
+        (ranges.price_low, ranges.price_high) if ranges.price_high > 0 else (FLATTEST_PRICE, STEEPEST_PRICE)
+    )
     return PolicySpec(
         head=options.head,
         members=options.members,
         image_width=image_width,
         question_width=question_width,
         hidden=options.hidden,
-        budget_low_ms=float(means.min()),
-        budget_high_ms=float(means.max()),
+        budget_low_ms=low,
+        budget_high_ms=high,
         full_latency_ms=train.full_latency_ms,
         actions=tuple(int(action) for action in table.actions),
         budget_dimensions=ENCODINGS[options.budget_encoding],

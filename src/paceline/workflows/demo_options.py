@@ -16,6 +16,7 @@ from paceline.profiling.options import ProfileOptions
 
 QUICK = ReferenceOptions(
     folds=2,
+    repeats=1,
     lightgbm=LightgbmOptions(trees=20, learning_rate=0.2),
     forest=ForestOptions(trees=20),
     network=OutcomeNetworkOptions(members=1, epochs=20),

@@ -1,12 +1,15 @@
 """Learners of a few lines: nearest neighbours, clusters of samples, trees per configuration, voting trees."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.neighbors import NearestNeighbors
 
 from paceline.learning.learners.contender import Contender, ValueContender, allowed, pick
-from paceline.learning.learners.task import LearnerTask, by_channel, channel_of
+from paceline.learning.learners.task import LearnerTask, Model, by_channel, channel_of
 from paceline.learning.problem import Problem
 from paceline.learning.reference.crossfit import scene_folds
 from paceline.learning.reference.outcome_models import fit_lightgbm
@@ -22,26 +25,26 @@ VOTING_LEAF = 5
 ROWS_AT_ONCE = 256
 
 
+Means: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]
+"""(features (n, f), accuracy (n, m), asked features (k, f), size, seed) -> mean accuracies (k, m)."""
+
+
 def fit_knn(task: LearnerTask) -> Contender:
     """Mean accuracy of the nearest training samples (as SUNNY does), their number chosen on inner folds."""
-
-    def fit(problem: Problem, budget_ms: float | None):
-        del budget_ms
-        features = task.inputs.prepare(problem.features)
-        size = _best_size(features, problem, NEIGHBOURS, _neighbour_means, task.seed)
-        return lambda _, scaled: _neighbour_means(features, problem.accuracy, scaled, size, task.seed)
-
-    return ValueContender(by_channel(task, fit))
+    return _by_means(task, NEIGHBOURS, _neighbour_means)
 
 
 def fit_kmeans(task: LearnerTask) -> Contender:
     """Mean accuracy of the training samples in the same cluster (as ISAC does), their number chosen on inner folds."""
+    return _by_means(task, CLUSTERS, _cluster_means)
 
-    def fit(problem: Problem, budget_ms: float | None):
+
+def _by_means(task: LearnerTask, sizes: Sequence[int], means: Means) -> Contender:
+    def fit(problem: Problem, budget_ms: float | None) -> Model:
         del budget_ms
         features = task.inputs.prepare(problem.features)
-        size = _best_size(features, problem, CLUSTERS, _cluster_means, task.seed)
-        return lambda _, scaled: _cluster_means(features, problem.accuracy, scaled, size, task.seed)
+        size = _best_size(features, problem, sizes, means, task.seed)
+        return lambda _, prepared: means(features, problem.accuracy, prepared, size, task.seed)
 
     return ValueContender(by_channel(task, fit))
 
@@ -50,7 +53,7 @@ def fit_trees(task: LearnerTask) -> Contender:
     """Gradient-boosted trees per configuration predict what it is worth; the highest is chosen."""
     options = task.options.reference.lightgbm
 
-    def fit(problem: Problem, budget_ms: float | None):
+    def fit(problem: Problem, budget_ms: float | None) -> Model:
         del problem
         target, _ = targets_of(task.train, budget_ms)
         tested = np.ones(target.shape, dtype=bool)
@@ -112,7 +115,7 @@ def _pair_wins(values: np.ndarray) -> np.ndarray:
     return wins
 
 
-def _best_size(features, problem: Problem, sizes, means, seed: int) -> int:
+def _best_size(features: np.ndarray, problem: Problem, sizes: Sequence[int], means: Means, seed: int) -> int:
     fold = scene_folds(problem.scene, FOLDS, seed)
     scores = []
     for size in sizes:
@@ -127,13 +130,17 @@ def _best_size(features, problem: Problem, sizes, means, seed: int) -> int:
     return sizes[int(np.argmax(scores))]
 
 
-def _neighbour_means(features, accuracy, asked, size: int, seed: int) -> np.ndarray:
+def _neighbour_means(
+    features: np.ndarray, accuracy: np.ndarray, asked: np.ndarray, size: int, seed: int
+) -> np.ndarray:
     del seed
     nearest = NearestNeighbors(n_neighbors=min(size, len(features))).fit(features)
     return accuracy[nearest.kneighbors(asked, return_distance=False)].mean(axis=1)
 
 
-def _cluster_means(features, accuracy, asked, size: int, seed: int) -> np.ndarray:
+def _cluster_means(
+    features: np.ndarray, accuracy: np.ndarray, asked: np.ndarray, size: int, seed: int
+) -> np.ndarray:
     clusters = KMeans(n_clusters=min(size, len(features)), random_state=seed).fit(features)
     overall = accuracy.mean(axis=0)
     means = np.stack(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -96,8 +97,12 @@ def _trained_on(table: OutcomeTable, validation_too: bool) -> OutcomeTable:
     return table if validation_too else table.select(table.split != "validation")
 
 
+Model: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(raw features, prepared features) -> values (k, m)."""
+
+
 def by_channel(
-    task: LearnerTask, fit: Callable[[Problem, float | None], Callable[[np.ndarray, np.ndarray], np.ndarray]]
+    task: LearnerTask, fit: Callable[[Problem, float | None], Model]
 ) -> Callable[[Problem, float | None], np.ndarray]:
     """A scorer made of one model per channel.
 

@@ -42,6 +42,15 @@ class CrossFit:
     sample_us: float  # time of predicting one sample with all models, in microseconds
 
 
+def mean_of(parts: Sequence[CrossFit]) -> CrossFit:
+    """The mean over several sets of folds; a sample's held-out values still never saw its own outcomes."""
+    return CrossFit(
+        held_out=np.mean([part.held_out for part in parts], axis=0),
+        asked=[np.mean([part.asked[k] for part in parts], axis=0) for k in range(len(parts[0].asked))],
+        sample_us=sum(part.sample_us for part in parts),
+    )
+
+
 def cross_fit(
     fit: Fit,
     features: np.ndarray,

@@ -1,5 +1,6 @@
 """What can be turned about the reference policy, the residual on it and the student."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -79,6 +80,11 @@ class StudentOptions:
     outcome_weight: float = 0.1  # of predicting accuracy, which keeps scores on its scale
 
 
+MOST_REPEATS = 4
+REPEATED_SAMPLES = 2000
+"""Folds are repeated until as many samples were predicted."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceOptions:
     """Of GRPO on a reference policy: stacked outcome models, a residual on them, and a student.
@@ -88,6 +94,7 @@ class ReferenceOptions:
     """
 
     folds: int = 5  # outcome models are fitted on all but one, residual policies validated on that one
+    repeats: int | None = None  # of the folds, each time others; None: as `repeats_for` says
     learned_share: float = (
         0.5  # of weights by non-negative least squares in the stack; the rest is the plain mean
     )
@@ -106,6 +113,18 @@ class ReferenceOptions:
         check_number("reference.sharpness", self.sharpness, above=0.0)
         for part in PARTS:
             _check_part(part, getattr(self, part))
+        if self.repeats is not None:
+            check_whole("reference.repeats", self.repeats, 1)
+
+    def repeats_for(self, samples: int) -> int:
+        """How often models are cross-fitted: on small tables one set of folds is luck, and more cost little.
+
+        >>> [ReferenceOptions().repeats_for(samples) for samples in (100, 900, 5000)]
+        [4, 3, 1]
+        """
+        if self.repeats is not None:
+            return self.repeats
+        return min(MOST_REPEATS, max(1, math.ceil(REPEATED_SAMPLES / samples)))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value from which `from_json` makes equal options."""

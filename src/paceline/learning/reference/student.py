@@ -108,7 +108,7 @@ def fit_student(
         _Lessons(problem, channel, part, scaled, scaled_made, options.sharpness)
         for channel in teacher.channels
     ]
-    steps = _steps(options, problem.samples) * len(lessons)
+    steps = _steps(options, problem.samples) * math.ceil(len(lessons) / 2)
     decayed = [p for name, p in network.named_parameters() if name.endswith("weight")]
     plain = [p for name, p in network.named_parameters() if not name.endswith("weight")]
     optimiser = torch.optim.AdamW(

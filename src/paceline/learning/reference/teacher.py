@@ -16,7 +16,7 @@ from paceline.learning.inputs import FittedInputs
 from paceline.learning.problem import PENALTY, Problem
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.learning.reference.contexts import ContextSource
-from paceline.learning.reference.crossfit import CrossFit, cross_fit, scene_folds
+from paceline.learning.reference.crossfit import CrossFit, cross_fit, mean_of, scene_folds
 from paceline.learning.reference.options import ReferenceOptions
 from paceline.learning.reference.outcome_models import fit_forest, fit_lightgbm, fit_network
 from paceline.learning.reference.prediction_store import PredictionStore
@@ -24,6 +24,8 @@ from paceline.learning.reference.residual import ResidualPolicy, fit_residual
 from paceline.learning.reference.stack import Stack, centred, stack
 
 MODELS = ("lightgbm", "forest", "network")
+SEEDS_APART = 1000
+"""Seeds of models are this far apart from one set of folds to the next."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -124,43 +126,48 @@ def fit_teacher(
         TrainError: a single scene.
     """
     progress = progress or SilentProgress()
-    folds = min(options.folds, len(np.unique(problem.scene)))
-    if folds < 2:
+    count = min(options.folds, len(np.unique(problem.scene)))
+    if count < 2:
         raise TrainError(
             "reference policy: got 1 image or sample to train on, expected at least 2, one per inner fold; "
             "profile more samples"
         )
-    if folds < options.folds:
-        progress.message(f"{folds} inner folds: there are no more different images or samples to train on")
+    if count < options.folds:
+        progress.message(f"{count} inner folds: there are no more different images or samples to train on")
     deadlines: list[float | None] = [None] if problem.cutoff_ms is None else list(budgets_ms)
-    progress.start(len(deadlines) * len(MODELS) * folds, "reference policy")
+    repeats = options.repeats_for(problem.samples)
+    progress.start(len(deadlines) * len(MODELS) * count * repeats, "reference policy")
     prepared = inputs.prepare(problem.features)
     prepared_asked = [inputs.prepare(part) for part in asked]
-    fold = scene_folds(problem.scene, folds, seed)
+    folds = [scene_folds(problem.scene, count, seed + repeat) for repeat in range(repeats)]
+    fold = folds[0]
     channels, decision_us, seconds = [], 0.0, {"stacking": 0.0, "residual": 0.0}
     for index, deadline in enumerate(deadlines):
         started = time.perf_counter()
         target, reward = targets_of(problem, deadline)
         predictions: dict[str, CrossFit] = {}
         for name in MODELS:
-            key = f"{index}/{name}"
-            known = store.get(key) if store is not None else None
-            if known is not None:
-                progress.advance(folds)
-            else:
-                raw = name != "network"
-                known = cross_fit(
-                    _fit_function(name, options),
-                    problem.features if raw else prepared,
-                    target,
-                    fold,
-                    asked if raw else prepared_asked,
-                    seed,
-                    progress.advance,
-                )
-                if store is not None:
-                    store.put(key, known)
-            predictions[name] = known
+            parts = []
+            for repeat, labels in enumerate(folds):
+                key = f"{index}/{name}/{repeat}"
+                known = store.get(key) if store is not None else None
+                if known is not None:
+                    progress.advance(count)
+                else:
+                    raw = name != "network"
+                    known = cross_fit(
+                        _fit_function(name, options),
+                        problem.features if raw else prepared,
+                        target,
+                        labels,
+                        asked if raw else prepared_asked,
+                        seed + SEEDS_APART * repeat,
+                        progress.advance,
+                    )
+                    if store is not None:
+                        store.put(key, known)
+                parts.append(known)
+            predictions[name] = mean_of(parts)
         stacked = stack(list(predictions.values()), reward, options.learned_share)
         stacked_at = time.perf_counter()
         policy, held_out, curve = fit_residual(
