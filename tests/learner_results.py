@@ -31,7 +31,7 @@ def closed_gaps(names: Any = GAPS, budgets: int = BUDGETS) -> dict[str, Any]:
     return value
 
 
-def costs(learners: Any = LEARNERS) -> dict[str, Any]:
+def costs(learners: tuple[str, ...] = LEARNERS) -> dict[str, Any]:
     """Training seconds and decision microseconds that differ from learner to learner."""
     return {
         CONTENDER.get(name, name): {

@@ -408,7 +408,7 @@ def without_sample(table: OutcomeTable) -> OutcomeTable:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (one_configuration, "1 configuration was tested, expected at least 2"),
+        (one_configuration, "got 1 tested configuration, expected at least 2"),
         (lambda table: table.select(table.split != "validation"), "no samples in the validation split"),
         (lambda table: table.select(table.split != "train"), "no samples in the train split"),
         (
