@@ -106,7 +106,7 @@ def judged_scenario(table: OutcomeTable, options: CompareOptions, progress: Bar)
 
 def judged_router(table: OutcomeTable, options: CompareOptions, progress: Bar) -> dict[str, Any]:
     """Cost budgets on the mean, by 5 folds, as closed gaps and as APGR and CPT."""
-    costs = table.latency_ms.mean(axis=0)
+    costs, means = table.latency_ms.mean(axis=0), table.accuracy.mean(axis=0)
     budgets = routing.share_budgets(float(costs.min()), float(costs.max()))
     contest = ContestOptions(
         budgets_ms=(float(costs.max()),),
@@ -117,19 +117,9 @@ def judged_router(table: OutcomeTable, options: CompareOptions, progress: Bar) -
         learners=options.learners, train=options.train, contest=contest, processes=options.processes
     )
     value = cross_validate_learners(table, judged, 5, progress)
-    means = table.accuracy.mean(axis=0)
-    cheap, dear = (np.array(float(means[column])) for column in (costs.argmin(), costs.argmax()))
-    routers = {}
-    for name, accuracy in value["average"]["accuracy"].items():
-        recovered = routing.gap_recovered(np.array(accuracy), cheap, dear)
-        routers[name] = {
-            "APGR": float(routing.mean_gap_recovered(recovered)),
-            "CPT50": routing.share_needed(recovered, 0.5),
-            "CPT80": routing.share_needed(recovered, 0.8),
-        }
     return {
-        "routers": routers,
-        "models": {"cheap": float(cheap), "dear": float(dear)},
+        "routers": value["routing"],
+        "models": {"cheap": float(means[costs.argmin()]), "dear": float(means[costs.argmax()])},
         "closed_gaps": {"average": value["average"]["closed_gaps"]},
         "learners": value["learners"],
     }

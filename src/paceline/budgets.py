@@ -16,7 +16,7 @@ POSITION_RANGE = (-0.25, 1.25)
 """Log positions are clipped here: a little beyond the cheapest (0) and the full configuration (1)."""
 
 _UNITS_MS = {"": 1.0, "ms": 1.0, "s": 1000.0}
-_TIME = re.compile(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?|[-+]?nan|[-+]?inf)\s*(ms|s|%)?\s*", re.IGNORECASE)
+_AMOUNT = re.compile(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?|[-+]?nan|[-+]?inf)\s*(\S*)\s*", re.IGNORECASE)
 _EXPECTED = "expected a positive, finite time in milliseconds"
 
 
@@ -51,51 +51,70 @@ class HardBudget:
         return None if self.first_token_budget_ms is None else self.first_token_budget_ms - elapsed_ms
 
 
-def checked_ms(name: str, value: SupportsFloat | str | None) -> float:
-    """`value` as a float when it is a positive, finite number of milliseconds; BudgetError otherwise."""
+def checked_ms(name: str, value: SupportsFloat | str | None, unit: str = "ms") -> float:
+    """`value` as a float when it is a positive, finite number of milliseconds (of `unit`); BudgetError otherwise."""
+    expected = _EXPECTED if unit == "ms" else f"expected a positive, finite amount in {unit}"
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise BudgetError(f"{name}: got {value!r}, {_EXPECTED}")
+        raise BudgetError(f"{name}: got {value!r}, {expected}")
     number = float(value)
     if not math.isfinite(number) or number <= 0:
-        raise BudgetError(f"{name}: got {number:g} ms, {_EXPECTED}")
+        raise BudgetError(f"{name}: got {number:g} {unit}, {expected}")
     return number
 
 
 def parse_budget(
-    value: SupportsFloat | str, *, full_ms: float, classes: Mapping[str, float] | None = None
+    value: SupportsFloat | str,
+    *,
+    full_ms: float | None,
+    classes: Mapping[str, float] | None = None,
+    unit: str = "ms",
+    name: str = "budget",
 ) -> float:
-    """A budget in milliseconds from what a user writes.
+    """A budget in milliseconds, or in the `unit` of costs, from what a user writes.
 
     `value` is a number of milliseconds (60, "60", "60ms"), seconds ("0.06s"), a share of the full
     configuration's latency `full_ms` ("80%"), or a name in `classes` (name -> milliseconds: "low", "medium",
-    "high"). Anything else, zero, negative, NaN and infinity raise BudgetError.
+    "high"). Where budgets are costs, numbers and what `full_ms` and `classes` hold are in `unit`, which may be
+    said ("0.002usd"), and times are refused. Where `full_ms` is None there are no shares. Anything else, zero,
+    negative, NaN and infinity raise BudgetError.
 
     >>> parse_budget("0.06s", full_ms=200), parse_budget("80%", full_ms=200)
     (60.0, 160.0)
     >>> parse_budget("low", full_ms=200, classes={"low": 40.0})
     40.0
+    >>> parse_budget("0.002usd", full_ms=0.01, unit="usd"), parse_budget("80%", full_ms=0.01, unit="usd")
+    (0.002, 0.008)
     """
     if not isinstance(value, str):
-        return checked_ms("budget", value)
-    named = {name.lower(): ms for name, ms in (classes or {}).items()}
+        return checked_ms(name, value, unit)
+    named = {known.lower(): amount for known, amount in (classes or {}).items()}
     key = value.strip().lower()
     if key in named:
-        return checked_ms(f"budget {key!r}", named[key])
-    match = _TIME.fullmatch(value)
+        return checked_ms(f"{name} {key!r}", named[key], unit)
+    match = _AMOUNT.fullmatch(value)
     try:
         number = float(match.group(1)) if match else None
     except ValueError:  # "1.2.3" has the letters of a number only
         number = None
-    if match is None or number is None:
-        listed = ", ".join(repr(name) for name in named) or "none defined here"
-        raise BudgetError(
-            f"budget: got {value!r}, expected milliseconds (60 or '60ms'), seconds ('0.06s'), a share of the "
-            f"full configuration's latency ('80%') or a class ({listed})"
-        )
-    unit = (match.group(2) or "").lower()
-    if unit == "%":
-        return checked_ms(f"budget {value!r}", number / 100 * checked_ms("full_ms", full_ms))
-    return checked_ms(f"budget {value!r}", number * _UNITS_MS[unit])
+    units = _UNITS_MS if unit == "ms" else {"": 1.0, unit.lower(): 1.0}
+    said = match.group(2).lower() if match else ""
+    if said == "%" and number is not None and full_ms is not None:
+        return checked_ms(f"{name} {value!r}", number / 100 * checked_ms("full_ms", full_ms, unit), unit)
+    if number is None or said not in units:
+        raise BudgetError(f"{name}: got {value!r}, expected {_ways(unit, full_ms is not None, list(named))}")
+    return checked_ms(f"{name} {value!r}", number * units[said], unit)
+
+
+def _ways(unit: str, shares: bool, classes: list[str]) -> str:
+    """How a budget can be said."""
+    if unit == "ms":
+        ways, what = ["milliseconds (60 or '60ms')", "seconds ('0.06s')"], "latency"
+    else:
+        ways, what = [f"an amount in {unit} (0.002 or '0.002{unit}')"], "cost"
+    if shares:
+        listed = ", ".join(repr(name) for name in classes) or "none defined here"
+        ways += [f"a share of the full configuration's {what} ('80%')", f"a class ({listed})"]
+    return " or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
 
 
 @lru_cache(maxsize=8)

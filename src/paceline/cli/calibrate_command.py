@@ -28,6 +28,7 @@ def run(
     from paceline.runtime.controller import Controller
 
     loaded = Controller.load(controller)
+    loaded.quantity.check_live()
     check_writable(out)
     one_thread()
     adaptive = AdaptiveModel(load_model(model), loaded, on_message=say)

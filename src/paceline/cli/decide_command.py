@@ -7,7 +7,7 @@ import typer
 
 from paceline.cli.calibrate_command import ControllerArgument
 from paceline.cli.output import AsJson, emit, say
-from paceline.errors import PacelineError
+from paceline.errors import BudgetError, PacelineError
 
 if TYPE_CHECKING:
     from paceline.runtime.controller import Controller
@@ -28,10 +28,15 @@ def run(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help='"60ms", "0.06s", "80%" of the full latency, "low", "medium" or "high".'),
+        typer.Option(
+            help='"60ms", "0.06s", "80%" of the full latency, "low", "medium", "high", or a cost such as "0.002usd".'
+        ),
     ] = None,
     average_budget_ms: Annotated[
         float | None, typer.Option(help="Mean latency of a stream of requests, in ms.")
+    ] = None,
+    average_budget: Annotated[
+        str | None, typer.Option(help='The same with its unit: "40ms", or a cost such as "0.001usd".')
     ] = None,
     when_infeasible: Annotated[str, typer.Option(help="cheapest, best_effort or reject.")] = "cheapest",
     model: Annotated[
@@ -46,7 +51,15 @@ def run(
     from paceline.runtime.decision import check_when_infeasible
 
     loaded = Controller.load(controller)
-    loaded.check_budgets(budget_ms=budget_ms, first_token_budget_ms=first_token_budget_ms, budget=budget)
+    if average_budget is not None and average_budget_ms is not None:
+        raise BudgetError(
+            f"average budget: got both {average_budget_ms} ms and {average_budget!r}, expected one of them"
+        )
+    loaded.quantity.check_milliseconds("average_budget_ms", average_budget_ms)
+    average = average_budget_ms if average_budget is None else average_budget
+    loaded.check_budgets(
+        budget_ms=budget_ms, first_token_budget_ms=first_token_budget_ms, budget=budget, average=average
+    )
     check_when_infeasible(when_infeasible)
     if image is not None and prompt is not None and (outcomes, sample) == (None, None):
         loaded, context = _live(loaded, image, prompt, model, calibrate)
@@ -61,13 +74,11 @@ def run(
         budget_ms=budget_ms,
         first_token_budget_ms=first_token_budget_ms,
         budget=budget,
-        average=average_budget_ms,
+        average=average,
         when_infeasible=when_infeasible,
     )
-    chosen = ", ".join(f"{name} {option}" for name, option in decision.configuration.items())
-    text = f"{chosen}: {decision.predicted_ms:.1f} ms expected, {decision.upper_ms:.1f} ms at most ({decision.reason})"
     value = decision.to_json() | ({"explanation": decision.explain()} if explain else {})
-    emit(value, [decision.explain() if explain else text], as_json=as_json)
+    emit(value, [decision.explain() if explain else decision.summary()], as_json=as_json)
 
 
 def _live(

@@ -23,6 +23,7 @@ class Budgets:
 
     hard_ms: list[float]
     average_ms: list[float]
+    routed_ms: list[float] = field(default_factory=list)  # averages that allow for shares of dear calls
     violation_rate: float
 
 
@@ -40,6 +41,7 @@ class Choices:
 
     hard: Shares
     average: Shares = field(default_factory=dict)  # empty where times are known only afterwards
+    routed: Shares = field(default_factory=dict)  # at `routing.SHARES`; only for a router between two prices
     unlimited: Shares = field(default_factory=dict)  # without a deadline; only where times are runtimes
     frontiers: dict[str, Frontier] = field(default_factory=dict)  # of learners, where times are known
 
@@ -48,6 +50,7 @@ class Choices:
         return Choices(
             hard=self.hard | other.hard,
             average=self.average | other.average,
+            routed=self.routed | other.routed,
             unlimited=self.unlimited | other.unlimited,
             frontiers=self.frontiers | other.frontiers,
         )
@@ -63,7 +66,9 @@ def joined_choices(parts: Sequence[Choices]) -> Choices:
             for who, shares in first.items()
         }
 
-    return Choices(hard=join("hard"), average=join("average"), unlimited=join("unlimited"))
+    return Choices(
+        hard=join("hard"), average=join("average"), routed=join("routed"), unlimited=join("unlimited")
+    )
 
 
 def baseline_choices(fit: Problem, test: Problem, budgets: Budgets) -> Choices:
@@ -96,6 +101,11 @@ def baseline_choices(fit: Problem, test: Problem, budgets: Budgets) -> Choices:
     return Choices(
         hard=under(budgets.hard_ms),
         average={name: [chooser(b) for b in budgets.average_ms] for name, chooser in average.items()},
+        routed={
+            name: [chooser(b) for b in budgets.routed_ms]
+            for name, chooser in average.items()
+            if budgets.routed_ms and name not in ("full", "cheapest")  # these ask for no budget
+        },
     )
 
 
@@ -114,12 +124,14 @@ def contender_choices(
             for name, contender in contenders.items()
         }
         return Choices(hard=hard, unlimited=unlimited)
-    average, frontiers = {}, {}
+    average, frontiers, routed = {}, {}, {}
     for name, contender in contenders.items():
         choose = priced(contender, validation, test)
         average[name] = [choose(b) for b in budgets.average_ms]
+        if budgets.routed_ms:
+            routed[name] = [choose(b) for b in budgets.routed_ms]
         frontiers[name] = frontier(contender, validation, test)
-    return Choices(hard=hard, average=average, frontiers=frontiers)
+    return Choices(hard=hard, average=average, routed=routed, frontiers=frontiers)
 
 
 def priced(contender: Contender, validation: Problem, test: Problem) -> Callable[[float], np.ndarray]:

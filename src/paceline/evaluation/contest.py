@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paceline.errors import OutcomesError
-from paceline.evaluation import baselines, results
+from paceline.evaluation import baselines, results, routing
 from paceline.evaluation.budget_grid import (
     budget_grid,
     check_average,
@@ -44,10 +44,16 @@ class Grid:
 
     hard: tuple[list[float], list[float | None]]
     average: tuple[list[float], list[float | None]]
+    routed: tuple[float, ...] = ()  # average budgets of a router between two prices
 
     def budgets(self, violation_rate: float) -> Budgets:
         """What choices are made under."""
-        return Budgets(hard_ms=self.hard[0], average_ms=self.average[0], violation_rate=violation_rate)
+        return Budgets(
+            hard_ms=self.hard[0],
+            average_ms=self.average[0],
+            routed_ms=list(self.routed),
+            violation_rate=violation_rate,
+        )
 
 
 def grid_of(fit: Problem, options: ContestOptions) -> Grid:
@@ -63,7 +69,7 @@ def grid_of(fit: Problem, options: ContestOptions) -> Grid:
     if options.average_budgets_ms is not None:
         average = fixed_grid("average_budgets_ms", options.average_budgets_ms)
         check_average(average[0], fit)
-    return Grid(hard=hard, average=average)
+    return Grid(hard=hard, average=average, routed=routing.budgets_of(fit))
 
 
 def contest(
@@ -78,7 +84,8 @@ def contest(
 
     Static configurations and lookups are chosen on `fit`, prices of contenders on `validation` (`fit` if None);
     everything is judged on `test`, whose outcomes only the oracle sees. Returns the keys hard, average (or par10 where
-    times are runtimes), static, kinds, latency_share_at_full_accuracy and its interval of the results object.
+    times are runtimes), routing (for a router between two prices), static, kinds, latency_share_at_full_accuracy and
+    its interval of the results object.
     """
     options = options or ContestOptions()
     fit, test = fit.with_unit(fit.unit_ms), test.with_unit(fit.unit_ms)
@@ -131,6 +138,8 @@ def judge_choices(test: Problem, choices: Choices, grid: Grid, bootstrap: SceneB
             for name, reached in average["mean_latency_ms"].items()
         }
         value["average"] = average
+    if choices.routed:
+        value["routing"] = routing.routing_section(test, choices.routed, bootstrap)
     value["static"] = results.static_dots(test)
     value["kinds"] = results.kinds(worth, choices)
     return value

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from paceline.latency.estimate import LatencyEstimator
+from paceline.latency.quantity import LATENCY, Quantity
 from paceline.learning.learners.contender import pick
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.numpy_policy import NumpyPolicy
@@ -34,6 +35,6 @@ def decision_overhead(
         "decision_ms_p50": float(decision_ms[0]),
         "decision_ms_p95": float(decision_ms[1]),
         "full_latency_ms": full_ms,
-        "share": float(decision_ms[0] / full_ms),
+        "share": float(decision_ms[0] / full_ms) if Quantity.of(latency.facts).kind == LATENCY else None,
         "covers": "policy scores, latency bounds and choice, batch 1, numpy",
     }

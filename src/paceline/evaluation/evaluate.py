@@ -10,6 +10,7 @@ from paceline.evaluation.decision_cost import decision_overhead
 from paceline.evaluation.splits import fit_and_test
 from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
+from paceline.latency.quantity import ONLY_AFTERWARDS, Quantity
 from paceline.learning.learners.policy_contender import policy_contender
 from paceline.learning.problem import Problem, problem_of
 from paceline.learning.progress import Progress
@@ -79,7 +80,10 @@ def overhead_of(
 
 def provenance_of(table: OutcomeTable, latency: LatencyEstimator, options: ContestOptions) -> dict[str, Any]:
     """What the numbers rest on."""
-    manifest = table.manifest
+    manifest, quantity = table.manifest, Quantity.of(latency.facts)
+    ruled = "quantiles of the configurations' mean latency, then full's"
+    if not quantity.known_before:
+        ruled = "deadlines: quantiles of the runtimes of the single best configuration"
     return {
         "task": manifest.task,
         "model": manifest.model,
@@ -88,12 +92,13 @@ def provenance_of(table: OutcomeTable, latency: LatencyEstimator, options: Conte
         "profile": manifest.options,
         "configurations": len(table.actions),
         "latency": {**latency.facts, "scale": latency.scale},
-        "budgets": "given"
-        if options.budgets_ms
-        else "quantiles of the configurations' mean latency, then full's",
+        "unit": quantity.unit,
+        "budgets": "given" if options.budgets_ms else ruled,
         "chosen_on": "train and validation",
         "judged_on": "test",
         "violation_rate": options.violation_rate,
         "bootstrap": {"replicates": options.replicates, "unit": "scene", "level": 0.95, "seed": options.seed},
-        "latencies": "expected latency of each choice; violation rates are measured on timed test samples",
+        "latencies": "expected latency of each choice; violation rates are measured on timed test samples"
+        if quantity.known_before
+        else ONLY_AFTERWARDS,
     }

@@ -4,11 +4,9 @@ import numpy as np
 
 from paceline.errors import OutcomesError
 from paceline.latency.estimate import LatencyEstimator
+from paceline.latency.quantity import COST, LATENCY, MILLISECONDS, RUNTIME
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
-
-RUNTIME, COST = "runtime", "cost"
-"""Kinds of `latency_ms` in the manifest's options beside latencies: solver runtimes and prices."""
 
 
 def fit_latency(
@@ -21,7 +19,7 @@ def fit_latency(
     is 0, since nothing can be excluded in advance.
     """
     rows = table.split != "test"
-    kind = table.manifest.options.get("latency_kind", "latency")
+    kind = table.manifest.options.get("latency_kind", LATENCY)
     if kind in (RUNTIME, COST):
         return _by_configuration(table.select(rows), kind)
     # A table mapped from files is not copied: the fit takes what it needs of it.
@@ -53,7 +51,8 @@ def _by_configuration(rows: OutcomeTable, kind: str) -> LatencyEstimator:
             "configuration some"
         )
     means = np.where(known, times, 0.0).sum(axis=0) / known.sum(axis=0)
-    facts = {"kind": kind, "timed_samples": int(known.any(axis=1).sum())}
+    unit = rows.manifest.options.get("latency_unit", MILLISECONDS)
+    facts = {"kind": kind, "unit": unit, "timed_samples": int(known.any(axis=1).sum())}
     if kind == RUNTIME:
         return LatencyEstimator.constant(
             rows.space,
@@ -62,4 +61,6 @@ def _by_configuration(rows: OutcomeTable, kind: str) -> LatencyEstimator:
             upper_ratio=0.0,
             facts=facts | {"cutoff_ms": float(times[known].max())},
         )
-    return LatencyEstimator.constant(rows.space, rows.actions, means, upper_ratio=1.0, facts=facts)
+    # A table holds single precision: a price of 0.002 must fit a budget of 0.002.
+    prices = np.array([float(f"{mean:.6g}") for mean in means])
+    return LatencyEstimator.constant(rows.space, rows.actions, prices, upper_ratio=1.0, facts=facts)

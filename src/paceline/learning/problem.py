@@ -11,6 +11,7 @@ import numpy as np
 from paceline.errors import OutcomesError
 from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
+from paceline.latency.quantity import COST, Quantity
 from paceline.outcomes.table import OutcomeTable
 
 PENALTY = 10.0
@@ -49,6 +50,7 @@ class Problem:
     image_features: np.ndarray  # float32 (n, image_width)
     question_features: np.ndarray  # float32 (n, question_width)
     cutoff_ms: float | None = None  # of a table of runtimes: when a run was stopped
+    priced: bool = False  # whether expected times are costs
     full_ms: float | None = None  # unit of prices; None: the full configuration's mean latency here
 
     def __post_init__(self) -> None:
@@ -143,6 +145,7 @@ def problem_of(table: OutcomeTable, latency: LatencyEstimator) -> Problem:
         image_features=table.image_features,
         question_features=table.question_features,
         cutoff_ms=latency.facts.get("cutoff_ms"),
+        priced=Quantity.of(latency.facts).kind == COST,
     )
 
 

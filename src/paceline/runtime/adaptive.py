@@ -92,8 +92,9 @@ class AdaptiveModel:
 
         Raises:
             ControllerError: the model's knob space is not the controller's, or the controller was trained on imported
-                features that this model does not make.
+                features that this model does not make, or on costs or solver runtimes.
         """
+        controller.quantity.check_live()
         controller.check_space(model.knobs, f"the model {model.name}")
         _refuse_other_features(model, controller)
         ranking = list(controller.block_ranking)

@@ -7,6 +7,7 @@ import numpy as np
 
 from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
+from paceline.latency.quantity import Quantity
 from paceline.learning.price import fit_price, mean_chosen_latency
 from paceline.learning.price_curve import PriceCurve
 from paceline.outcomes.chunks import row_chunks
@@ -46,7 +47,7 @@ def build_controller(
             f"{len(table.actions)} others; build the controller from the table it was trained on"
         )
     decided = table if len(scored) == tested else _widened(table, scored)
-    manifest = table.manifest
+    manifest, quantity = table.manifest, Quantity.of(latency.facts)
     lengths = table.output_tokens[np.isfinite(table.output_tokens)]
     if overview_ms is None:
         overview_ms = float(manifest.audit.get("overview_ms") or 0.0)
@@ -60,9 +61,11 @@ def build_controller(
             overview_ms=overview_ms,
             output_tokens=float(lengths.mean()) if len(lengths) else 1.0,
             max_new_tokens=int(longest or max(1.0, np.ceil(lengths.max(initial=1.0)))),
-            classes=class_shares(decided, latency),
+            classes=class_shares(decided, latency) if quantity.known_before else {},
         ),
-        prices=fit_prices(policy, decided, latency),
+        prices=fit_prices(policy, decided, latency)
+        if quantity.known_before
+        else PriceTable(np.array([trained.spec.full_latency_ms]), np.array([0.0])),
         block_ranking=tuple(int(block) for block in manifest.block_ranking),
         metrics=metrics,
         provenance={

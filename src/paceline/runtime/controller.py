@@ -14,6 +14,7 @@ from paceline.budgets import checked_ms, parse_budget
 from paceline.errors import BudgetError, ControllerError
 from paceline.knobs import Configuration, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
+from paceline.latency.quantity import Quantity
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.decision import action_logits, choose
 from paceline.policies.numpy_policy import NumpyPolicy
@@ -112,6 +113,7 @@ class Controller:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.perf_counter  # seconds
     actions: np.ndarray = field(init=False, repr=False)  # int64 (m,): what it chooses from, ascending
+    quantity: Quantity = field(init=False, repr=False)  # what budgets are in: latencies, runtimes or costs
     _full: int | None = field(init=False, repr=False)  # position of the full configuration, if it was tested
     _configurations: list[Configuration] = field(init=False, repr=False)
     _kept: dict[bytes, _Times] = field(init=False, repr=False)
@@ -137,6 +139,7 @@ class Controller:
                 )
         full = self.space.size - 1
         object.__setattr__(self, "actions", actions)
+        object.__setattr__(self, "quantity", Quantity.of(self.latency.facts))
         object.__setattr__(self, "_full", int(np.searchsorted(actions, full)) if full in actions else None)
         object.__setattr__(self, "_configurations", [self.space.configuration(int(a)) for a in actions])
         object.__setattr__(self, "_kept", {})
@@ -228,7 +231,7 @@ class Controller:
         budget_ms: SupportsFloat | None = None,
         first_token_budget_ms: SupportsFloat | None = None,
         budget: SupportsFloat | str | None = None,
-        average: AverageBudget | SupportsFloat | None = None,
+        average: AverageBudget | SupportsFloat | str | None = None,
         elapsed_ms: float = 0.0,
         slowdown: float = 1.0,
         when_infeasible: str = "cheapest",
@@ -246,20 +249,26 @@ class Controller:
         the first token. Among the feasible configurations the best score less price x time wins, ties going to the
         cheaper; without an average budget the price is 0.
 
+        A controller of solver runtimes, which are known only afterwards, excludes nothing: its policy reads the budget
+        as a deadline. Budgets of a controller of costs are in the costs' unit.
+
         Args:
             context: features and workloads of the request.
             budget_ms: hard limit of the whole call in milliseconds.
             first_token_budget_ms: hard limit of the time to the first token.
             budget: another way to say `budget_ms`: "80%" of the full configuration's expected latency on this
-                request, "low", "medium", "high", or a time such as "60ms". Shares do not grow with `slowdown`.
-            average: mean latency of a stream: an `AverageBudget` (steered) or milliseconds (the fitted price).
+                request, "low", "medium", "high", a time such as "60ms" or a cost such as "0.002usd". Shares do not
+                grow with `slowdown`.
+            average: mean of a stream: an `AverageBudget` (steered), or a number or text such as "40ms", "0.001usd" (the
+                fitted price).
             elapsed_ms: time spent on this call so far.
             slowdown: factor on all predictions, from a `DriftTracker`.
             when_infeasible: what to do when nothing fits: "cheapest" (least expected latency), "best_effort" (least
                 late) or "reject".
 
         Raises:
-            BudgetError: a budget that is not positive and finite, or two ways to say the same one.
+            BudgetError: a budget that is not positive and finite, in another unit than the controller's, or two ways to
+                say the same one.
             ControllerError: features of another width, or NaN.
             InfeasibleBudgetError: nothing fits and the caller asked for "reject".
         """
@@ -280,7 +289,7 @@ class Controller:
             slowdown=slowdown,
         )
         reason, seen = self._weigh(context, times, limits, when_infeasible)
-        chosen = seen.chosen
+        chosen, known = seen.chosen, 1.0 if self.quantity.known_before else math.nan
         decision = Decision(
             configuration=dict(self._configurations[chosen]),
             action=int(self.actions[chosen]),
@@ -288,10 +297,10 @@ class Controller:
             feasible=int(np.count_nonzero(seen.feasible)),
             tested=len(self.actions),
             score=float(seen.scores[chosen]),
-            predicted_ms=float(seen.mean_ms[chosen]),
-            upper_ms=float(seen.upper_ms[chosen]),
-            first_token_upper_ms=float(seen.first_upper_ms[chosen]),
-            full_ms=times.full_ms,
+            predicted_ms=known * float(seen.mean_ms[chosen]),
+            upper_ms=known * float(seen.upper_ms[chosen]),
+            first_token_upper_ms=known * float(seen.first_upper_ms[chosen]),
+            full_ms=known * times.full_ms,
             budget_ms=whole_ms,
             first_token_budget_ms=first_ms,
             average_budget_ms=average_ms,
@@ -301,6 +310,7 @@ class Controller:
             price=price,
             decision_ms=1000.0 * (self.clock() - started),
             candidates=seen,
+            quantity=self.quantity,
         )
         if reason == "rejected":
             raise RejectedError(_rejection(decision), decision)
@@ -368,14 +378,19 @@ class Controller:
         budget: SupportsFloat | str | None,
         full_ms: float,
     ) -> tuple[float | None, float | None]:
-        """Hard limits on the whole call and on the first token, in milliseconds."""
+        """Hard limits on the whole call, in milliseconds or the unit of costs, and on the first token."""
+        self.quantity.check_milliseconds("budget_ms", budget_ms)
+        self.quantity.check_first_token(first_token_budget_ms)
         whole = None if budget_ms is None else checked_ms("budget_ms", budget_ms)
         if budget is not None:
             if budget_ms is not None:
                 raise BudgetError(
                     f"budget: got both budget_ms={budget_ms!r} and budget={budget!r}, expected one of them"
                 )
-            whole = parse_budget(budget, full_ms=full_ms, classes=self._classes(full_ms))
+            known, unit = self.quantity.known_before, self.quantity.unit
+            whole = parse_budget(
+                budget, full_ms=full_ms if known else None, classes=self._classes(full_ms), unit=unit
+            )
         first = first_token_budget_ms
         return whole, None if first is None else checked_ms("first_token_budget_ms", first)
 
@@ -388,15 +403,26 @@ class Controller:
         budget_ms: SupportsFloat | None = None,
         first_token_budget_ms: SupportsFloat | None = None,
         budget: SupportsFloat | str | None = None,
+        average: AverageBudget | SupportsFloat | str | None = None,
     ) -> None:
-        """Raise BudgetError for hard budgets that no request could have, before any work is done for one."""
+        """Raise BudgetError for budgets that no request could have, before any work is done for one."""
         self._hard_limits(budget_ms, first_token_budget_ms, budget, full_ms=1.0)
+        self._average(average)
 
-    def _average(self, average: AverageBudget | SupportsFloat | None) -> tuple[float | None, float, bool]:
+    def _average(
+        self, average: AverageBudget | SupportsFloat | str | None
+    ) -> tuple[float | None, float, bool]:
         """(average budget in ms, price, whether any choice can meet it)."""
         if average is None:
             return None, 0.0, True
-        stream = average if isinstance(average, AverageBudget) else AverageBudget(average)
+        self.quantity.check_average(average)
+        if isinstance(average, AverageBudget):
+            stream = average
+        elif isinstance(average, str):
+            unit = self.quantity.unit
+            stream = AverageBudget(parse_budget(average, full_ms=None, unit=unit, name="average budget"))
+        else:
+            stream = AverageBudget(average)
         reachable = stream.average_budget_ms >= self.lowest_average_ms * (1.0 - 1e-9)
         return stream.average_budget_ms, stream.price(self.prices, self.scale), reachable
 
@@ -429,16 +455,18 @@ def _least_late(
 
 def _rejection(decision: Decision) -> str:
     """The message of a rejected request."""
-    limits = []
+    limits, text, needs = [], decision.quantity.text, ""
     left = f"after {decision.unexpected_ms:.1f} ms of delay" if decision.unexpected_ms else "before any delay"
+    if decision.quantity.known_before:
+        needs = f" (needs {text(decision.upper_ms)})"
     if decision.budget_ms is not None:
-        limits.append(f"{decision.budget_ms:g} ms for the call (needs {decision.upper_ms:.1f} ms)")
+        limits.append(f"{decision.budget_ms:g} {decision.quantity.unit} for the call{needs}")
     if decision.first_token_budget_ms is not None:
         limits.append(
             f"{decision.first_token_budget_ms:g} ms to the first token (needs {decision.first_token_upper_ms:.1f} ms)"
         )
     if decision.average_budget_ms is not None:
-        limits.append(f"{decision.average_budget_ms:g} ms on average")
+        limits.append(f"{decision.average_budget_ms:g} {decision.quantity.unit} on average")
     return (
         f"budget: got {' and '.join(limits)}, {left}; none of {decision.tested} configurations fits, not even "
         f"{decision.configuration}; allow more time or pass when_infeasible='cheapest'"

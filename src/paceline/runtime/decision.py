@@ -1,5 +1,6 @@
 """What the controller is asked and what it answers. numpy and standard library only."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -7,10 +8,13 @@ import numpy as np
 
 from paceline.errors import BudgetError, ControllerError, InfeasibleBudgetError
 from paceline.knobs import Configuration, KnobSpace
+from paceline.latency.quantity import COST, LATENCY, ONLY_AFTERWARDS, Quantity
 
 Reason = Literal["policy", "cheapest", "best_effort", "rejected"]
 WhenInfeasible = Literal["cheapest", "reject", "best_effort"]
 
+PREDICTIONS = ("predicted_ms", "upper_ms", "first_token_upper_ms", "full_ms")
+"""Fields of a decision that are NaN where times are known only afterwards."""
 ABOUT_EQUAL = 5e-4
 """Differences of value that an explanation with three digits would show as 0.000."""
 
@@ -72,8 +76,9 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Decision:
-    """The configuration of one request and why. Times in milliseconds.
+    """The configuration of one request and why. Times in milliseconds, or costs in the unit of `quantity`.
 
+    Predictions are NaN where times are known only afterwards.
     `reason`: "policy" = the best feasible configuration; "cheapest" and "best_effort" = nothing fits and the
     caller asked for this; "rejected" = nothing fits and the caller asked for an error (it travels in the error).
     """
@@ -97,11 +102,24 @@ class Decision:
     price: float  # accuracy per full configuration's latency
     decision_ms: float  # time this decision took
     candidates: Candidates = field(repr=False)
+    quantity: Quantity = field(default_factory=Quantity)  # what budgets and predictions are in
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able summary, without the losers."""
-        names = [name for name in self.__slots__ if name != "candidates"]
-        return {name: getattr(self, name) for name in names}
+        """A JSON-able summary, without the losers; None for what is known only afterwards."""
+        names = [name for name in self.__slots__ if name not in ("candidates", "quantity")]
+        value = {name: getattr(self, name) for name in names}
+        value |= {name: None for name in PREDICTIONS if math.isnan(value[name])}
+        return value | {"unit": self.quantity.unit}
+
+    def summary(self) -> str:
+        """The choice in a line."""
+        chosen = ", ".join(f"{name} {option}" for name, option in self.configuration.items())
+        text = self.quantity.text
+        if self.quantity.known_before:
+            return (
+                f"{chosen}: {text(self.predicted_ms)} expected, {text(self.upper_ms)} at most ({self.reason})"
+            )
+        return f"{chosen}: its time is {ONLY_AFTERWARDS} ({self.reason})"
 
     def explain(self, top: int = 8) -> str:
         """Why this configuration: the `top` best scores, the choice and the reason each loser lost."""
@@ -112,11 +130,13 @@ class Decision:
             order.append(seen.chosen)
         names = [_name(seen.space.configuration(int(seen.actions[i]))) for i in order]
         width = max(len("configuration"), *map(len, names))
-        lines.append(f"  {'configuration':<{width}}  score   value  predicted      upper  verdict")
+        known, text = self.quantity.known_before, self.quantity.text
+        titles = f"{'predicted':>9}  {'upper':>9}  " if known else ""
+        lines.append(f"  {'configuration':<{width}}  score   value  {titles}verdict")
         for name, i in zip(names, order, strict=True):
+            times = f"{text(seen.mean_ms[i]):>9}  {text(seen.upper_ms[i]):>9}  " if known else ""
             lines.append(
-                f"  {name:<{width}}  {seen.scores[i]:5.3f}  {seen.values[i]:6.3f}  {seen.mean_ms[i]:6.1f} ms  "
-                f"{seen.upper_ms[i]:6.1f} ms  {self._verdict(i)}"
+                f"  {name:<{width}}  {seen.scores[i]:5.3f}  {seen.values[i]:6.3f}  {times}{self._verdict(i)}"
             )
         if len(order) < self.tested:
             lines.append(f"  and {self.tested - len(order)} configurations of lower value")
@@ -125,6 +145,10 @@ class Decision:
     def _headline(self) -> str:
         name = _name(self.configuration)
         match self.reason:
+            case "policy" if not self.quantity.known_before:
+                return (
+                    f"{name}: the best of {self.tested} configurations; what each takes is {ONLY_AFTERWARDS}"
+                )
             case "policy":
                 return f"{name}: the best of {self.feasible} configurations that fit, out of {self.tested}"
             case "cheapest":
@@ -135,23 +159,36 @@ class Decision:
                 return f"rejected: none of {self.tested} configurations fits; {name} comes closest"
 
     def _limits(self) -> list[str]:
-        lines = []
+        lines, text = [], self.quantity.text
+        if not self.quantity.known_before:
+            return [self._deadline()]
         for label, budget in (("budget", self.budget_ms), ("first-token budget", self.first_token_budget_ms)):
             if budget is not None:
                 lines.append(
-                    f"{label} {budget:.1f} ms; {self.elapsed_ms:.1f} ms spent, {self.unexpected_ms:.1f} ms of it "
-                    f"beyond the overview's: {budget - self.unexpected_ms:.1f} ms for upper latencies"
+                    f"{label} {text(budget)}; {self.elapsed_ms:.1f} ms spent, {self.unexpected_ms:.1f} ms of it "
+                    f"beyond the overview's: {text(budget - self.unexpected_ms)} for upper latencies"
+                    if self.quantity.kind == LATENCY
+                    else f"{label} {text(budget)}"
                 )
         if self.average_budget_ms is not None:
             lines.append(
-                f"average budget {self.average_budget_ms:.1f} ms: {self.price:.4f} of accuracy is the price of the "
-                f"full configuration's time"
+                f"average budget {text(self.average_budget_ms)}: {self.price:.4f} of accuracy is the price of the "
+                f"full configuration's {'cost' if self.quantity.kind == COST else 'time'}"
             )
         if self.slowdown != 1.0:
             lines.append(
                 f"the machine now takes {self.slowdown:.2f} x the calibrated time; predictions include it"
             )
         return lines or ["no budget: every configuration fits"]
+
+    def _deadline(self) -> str:
+        """The deadline of a choice whose time is known only afterwards."""
+        if self.budget_ms is None:
+            return "no deadline: nothing is excluded"
+        left = self.budget_ms - self.unexpected_ms
+        spent = f", {self.unexpected_ms:.1f} ms of it spent" if self.unexpected_ms else ""
+        meaning = "an answer after it counts nothing" if left >= 0 else "it has passed"
+        return f"deadline {self.quantity.text(self.budget_ms)}{spent}: {meaning}"
 
     def _verdict(self, i: int) -> str:
         seen = self.candidates
@@ -162,7 +199,11 @@ class Decision:
             self.budget_ms is not None
             and (over := seen.upper_ms[i] - self.budget_ms + self.unexpected_ms) > 0
         ):
-            late.append(f"{over:.1f} ms over the budget")
+            late.append(
+                f"{self.quantity.text(over)} over the budget"
+                if self.quantity.known_before
+                else "the deadline has passed"
+            )
         if (
             self.first_token_budget_ms is not None
             and (over := seen.first_upper_ms[i] - self.first_token_budget_ms + self.unexpected_ms) > 0
@@ -178,7 +219,8 @@ class Decision:
         score_gap = float(seen.scores[seen.chosen] - seen.scores[i])
         if score_gap >= ABOUT_EQUAL or self.price == 0.0:
             return f"value {worse:.3f} lower"
-        return f"scores {-score_gap:.3f} more, its time costs {worse - score_gap:.3f} more"
+        what = "time costs" if self.quantity.kind == LATENCY else "cost takes"
+        return f"scores {-score_gap:.3f} more, its {what} {worse - score_gap:.3f} more"
 
 
 class RejectedError(InfeasibleBudgetError):

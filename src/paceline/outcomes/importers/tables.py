@@ -197,7 +197,7 @@ def _times(
         costs = _priced(rest, knobs)
     else:
         costs = number_column(table, rest, path, "--cost")
-    audit.note(f"latency_ms holds costs in {unit}, not times; a budget in ms means a budget in {unit}")
+    audit.note(f"latency_ms holds costs in {unit}, not times; budgets are said in it, as in 0.5{unit}")
     return "cost", unit, costs
 
 
