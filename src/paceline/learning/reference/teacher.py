@@ -136,7 +136,8 @@ def fit_teacher(
         progress.message(f"{count} inner folds: there are no more different images or samples to train on")
     deadlines: list[float | None] = [None] if problem.cutoff_ms is None else list(budgets_ms)
     repeats = options.repeats_for(problem.samples)
-    progress.start(len(deadlines) * len(MODELS) * count * repeats, "reference policy")
+    fits = count * sum(_repeats(name, repeats) for name in MODELS)
+    progress.start(len(deadlines) * fits, "reference policy")
     prepared = inputs.prepare(problem.features)
     prepared_asked = [inputs.prepare(part) for part in asked]
     folds = [scene_folds(problem.scene, count, seed + repeat) for repeat in range(repeats)]
@@ -148,7 +149,7 @@ def fit_teacher(
         predictions: dict[str, CrossFit] = {}
         for name in MODELS:
             parts = []
-            for repeat, labels in enumerate(folds):
+            for repeat, labels in enumerate(folds[: _repeats(name, repeats)]):
                 key = f"{index}/{name}/{repeat}"
                 known = store.get(key) if store is not None else None
                 if known is not None:
@@ -198,6 +199,11 @@ def fit_teacher(
     return Teacher(
         channels=channels, inputs=inputs, prepared=prepared, decision_us=decision_us, seconds=seconds
     )
+
+
+def _repeats(name: str, repeats: int) -> int:
+    """Networks are cross-fitted once: they are means of several already, and take longest."""
+    return 1 if name == "network" else repeats
 
 
 def _temperature(problem: Problem, stacked: Stack, options: ReferenceOptions, temperature: float) -> float:
