@@ -267,14 +267,14 @@ def test_budget_grid_by_hand() -> None:
     budgets, quantiles = budget_grid(np.array([10, 20, 30, 40, 50.0]), 50.0)
     assert budgets == pytest.approx([14, 20, 30, 40, 46, 50])
     assert quantiles == [0.1, 0.25, 0.5, 0.75, 0.9, 1.0]
-    assert fixed_grid([30, 20]) == ([20.0, 30.0], [None, None])
+    assert fixed_grid("budgets_ms", [30, 20, 30]) == ([20.0, 30.0], [None, None])
 
 
 def test_bad_input() -> None:
     with pytest.raises(BudgetError, match="got none"):
-        fixed_grid([])
+        fixed_grid("budgets_ms", [])
     with pytest.raises(BudgetError, match="expected a positive, finite time"):
-        fixed_grid([float("nan")])
+        fixed_grid("budgets_ms", [float("nan")])
     with pytest.raises(OutcomesError, match="an outcome in every cell"):
         problem([[0, 1, np.nan]], kind="a")
     with pytest.raises(OutcomesError, match="replicates: got 5"):

@@ -408,7 +408,7 @@ def without_sample(table: OutcomeTable) -> OutcomeTable:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (one_configuration, "1 configuration was tested, expected at least 2"),
+        (one_configuration, "got 1 tested configuration, expected at least 2"),
         (lambda table: table.select(table.split != "validation"), "no samples in the validation split"),
         (lambda table: table.select(table.split != "train"), "no samples in the train split"),
         (
@@ -454,13 +454,12 @@ def test_nothing_feasible_at_any_budget():
         training_problems(make_table(), NeverFeasible())
 
 
-def test_constant_accuracy_is_reported():
-    table = dataclasses.replace(make_table(), accuracy=np.ones_like(make_table().accuracy))
-    recorder = Recorder()
-    trained = train_controller_policy(table, make_latency(), SMALL, progress=recorder)
-    assert "accuracy is 1 for every sample" in trained.facts["warnings"][0]
-    assert recorder.messages[0] == trained.facts["warnings"][0]
-    assert all(math.isfinite(entry["loss"]) for entry in trained.history)
+def test_constant_accuracy_is_refused():
+    """Of the train split, whatever the others hold."""
+    accuracy = np.where(make_table().split[:, None] == "train", 1.0, make_table().accuracy)
+    table = dataclasses.replace(make_table(), accuracy=accuracy.astype(np.float32))
+    with pytest.raises(TrainError, match="accuracy is 1 for every train sample and configuration: nothing"):
+        train_controller_policy(table, make_latency(), SMALL)
 
 
 def test_tensorboard_writes_curves(tmp_path):

@@ -5,16 +5,20 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli.evaluate_command import ReplicatesOption, ReportOption
+from paceline.cli.evaluate_command import AverageBudgets, HardBudgets, ReplicatesOption, ReportOption
 from paceline.cli.output import AsJson, check_writable, emit, to_json
 from paceline.cli.train_command import OutcomesArgument
 from paceline.cli.training_settings import SettingsOption, with_settings
+from paceline.cli.unit_lines import unit_lines
 
 
 def run(
     outcomes: OutcomesArgument,
     out: Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")] = None,
     report: ReportOption = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Also write plots (SVG) and learners.csv into this directory.")
+    ] = None,
     learners: Annotated[
         str,
         typer.Option(
@@ -33,6 +37,8 @@ def run(
     violation_rate: Annotated[
         float, typer.Option(help="Share of requests that may exceed a hard budget.")
     ] = 0.05,
+    budgets_ms: HardBudgets = None,
+    average_budgets_ms: AverageBudgets = None,
     replicates: ReplicatesOption = 2000,
     seed: Annotated[int, typer.Option(help="Of training and bootstrap.")] = 0,
     as_json: AsJson = False,
@@ -40,6 +46,7 @@ def run(
     """Train every learner on OUTCOMES and judge them beside the baselines, with intervals."""
     from paceline.cli.progress import Bar
     from paceline.cli.threads import one_thread
+    from paceline.evaluation.budget_grid import parse_budgets
     from paceline.evaluation.compare import CompareOptions, compare
     from paceline.evaluation.contest import ContestOptions
     from paceline.evaluation.cross_validation import cross_validate_learners, parse_folds
@@ -47,19 +54,27 @@ def run(
     from paceline.learning.options import TrainOptions
     from paceline.outcomes.store import read_table
     from paceline.report.html import write_report
+    from paceline.report.learner_plots import save_learner_plots
+    from paceline.report.standings import write_standings
     from paceline.report.tables import result_tables
     from paceline.report.theme import import_matplotlib
 
-    if report is not None:
+    if report is not None or plots is not None:
         import_matplotlib()
     options = CompareOptions(
         learners=parse_learners(learners),
         train=with_settings(TrainOptions(seed=seed), settings or []),
-        contest=ContestOptions(violation_rate=violation_rate, replicates=replicates, seed=seed),
+        contest=ContestOptions(
+            budgets_ms=parse_budgets("budgets_ms", budgets_ms),
+            average_budgets_ms=parse_budgets("average_budgets_ms", average_budgets_ms),
+            violation_rate=violation_rate,
+            replicates=replicates,
+            seed=seed,
+        ),
         processes=processes,
         seeds=seeds,
     )
-    check_writable(out, report)
+    check_writable(out, report, plots)
     table = read_table(outcomes)
     one_thread()
     with Bar() as bar:
@@ -71,7 +86,10 @@ def run(
         trained = results.get("training", {})
         history = next((trained[name]["history"] for name in options.learners if name in trained), [])
         results["report"] = str(write_report(results, report, training_history=history))
+    if plots is not None:
+        results["plots"] = [str(path) for path in save_learner_plots(results, plots)]
+        results["table"] = str(write_standings(results, plots / "learners.csv"))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(to_json(results) + "\n")
-    emit(results, result_tables(results), as_json=as_json)
+    emit(results, [*result_tables(results), *unit_lines(results)], as_json=as_json)

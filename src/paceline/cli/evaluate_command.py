@@ -8,21 +8,36 @@ import typer
 from paceline.cli.calibrate_command import ControllerArgument
 from paceline.cli.output import AsJson, check_writable, emit
 from paceline.cli.train_command import OutcomesArgument
+from paceline.cli.unit_lines import unit_lines
 
 ReportOption = Annotated[Path | None, typer.Option(help="Also write the HTML report to this file.")]
 ReplicatesOption = Annotated[int, typer.Option(help="Bootstrap replicates behind the intervals.")]
+
+HardBudgets = Annotated[
+    str | None,
+    typer.Option(
+        "--budgets-ms",
+        help="Hard budgets separated by commas. Default: by quantiles of the configurations' latencies.",
+    ),
+]
+AverageBudgets = Annotated[
+    str | None, typer.Option("--average-budgets-ms", help="Average budgets separated by commas; likewise.")
+]
 
 
 def run(
     controller: ControllerArgument,
     outcomes: OutcomesArgument,
     report: ReportOption = None,
+    budgets_ms: HardBudgets = None,
+    average_budgets_ms: AverageBudgets = None,
     replicates: ReplicatesOption = 2000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Judge CONTROLLER on OUTCOMES beside static configurations, lookup, random and oracle."""
     from paceline.cli.progress import Bar
+    from paceline.evaluation.budget_grid import parse_budgets
     from paceline.evaluation.contest import ContestOptions
     from paceline.evaluation.evaluate import evaluate_controller
     from paceline.outcomes.store import read_table
@@ -35,15 +50,21 @@ def run(
     check_writable(report)
     if report is not None:
         import_matplotlib()
+    contest = ContestOptions(
+        budgets_ms=parse_budgets("budgets_ms", budgets_ms),
+        average_budgets_ms=parse_budgets("average_budgets_ms", average_budgets_ms),
+        replicates=replicates,
+        seed=seed,
+    )
     loaded = Controller.load(controller)
     inputs = loaded.policy.spec.inputs
     table = read_table(
         outcomes, image_features=inputs.image_features, question_features=inputs.question_features
     )
     with Bar() as bar:
-        results = evaluate_controller(loaded, table, ContestOptions(replicates=replicates, seed=seed), bar)
+        results = evaluate_controller(loaded, table, contest, bar)
     if report is not None:
         results["report"] = str(
             write_report(results, report, latency_samples=measured_latencies(loaded, table, results))
         )
-    emit(results, result_tables(results), as_json=as_json)
+    emit(results, [*result_tables(results), *unit_lines(results)], as_json=as_json)

@@ -6,7 +6,13 @@ from typing import Any
 
 from paceline.errors import OutcomesError
 from paceline.evaluation import baselines, results, routing
-from paceline.evaluation.budget_grid import budget_grid, deadline_grid, fixed_grid
+from paceline.evaluation.budget_grid import (
+    budget_grid,
+    check_average,
+    check_hard,
+    deadline_grid,
+    fixed_grid,
+)
 from paceline.evaluation.choices import Budgets, Choices, baseline_choices, contender_choices
 from paceline.learning.learners.contender import Contender
 from paceline.learning.problem import Problem
@@ -51,13 +57,18 @@ class Grid:
 
 
 def grid_of(fit: Problem, options: ContestOptions) -> Grid:
-    """Budgets by rule, from `fit` alone, where the options name none."""
+    """Budgets by rule, from `fit` alone, where the options name none; BudgetError for some that nothing can meet."""
     if fit.cutoff_ms is not None:
         ruled = deadline_grid(fit.par10_ms, fit.measured_ms)
     else:
         ruled = budget_grid(fit.configuration_mean_ms, fit.unit_ms)
-    hard = fixed_grid(options.budgets_ms) if options.budgets_ms else ruled
-    average = fixed_grid(options.average_budgets_ms) if options.average_budgets_ms else ruled
+    hard, average = ruled, ruled
+    if options.budgets_ms is not None:
+        hard = fixed_grid("budgets_ms", options.budgets_ms)
+        check_hard(hard[0], fit)
+    if options.average_budgets_ms is not None:
+        average = fixed_grid("average_budgets_ms", options.average_budgets_ms)
+        check_average(average[0], fit)
     return Grid(hard=hard, average=average, routed=routing.budgets_of(fit))
 
 

@@ -16,6 +16,7 @@ from paceline.learning.learners.task import make_task
 from paceline.learning.problem import Problem, joined, problem_of
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.learning.reference.crossfit import scene_folds
+from paceline.learning.table_checks import check_learnable
 from paceline.outcomes.bootstrap import SceneBootstrap
 from paceline.outcomes.table import OutcomeTable
 
@@ -53,6 +54,7 @@ def cross_validate_learners(
     Raises OutcomesError for a table without such folds, and what `compare` raises.
     """
     options, progress = options or CompareOptions(), progress or SilentProgress()
+    check_learnable(table, split=None)
     table = table.select(np.asarray(table.tested.all(axis=1)))
     if not table.samples:
         raise OutcomesError(

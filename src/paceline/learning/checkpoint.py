@@ -68,8 +68,18 @@ def read_checkpoint(directory: Path, fingerprint: str) -> Checkpoint | None:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    old, new = _flat(old), _flat(new)
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return ", ".join(f"{name} ({_short(old.get(name))} -> {_short(new.get(name))})" for name in names)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options within options by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= inner
+    return flat
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
+from paceline.learning.table_checks import check_size
 from paceline.outcomes.chunks import cell_array, row_chunks
 from paceline.outcomes.table import CELL_FIELDS, OutcomeTable
 
@@ -63,17 +64,7 @@ def training_problems(
     table: OutcomeTable, latency: LatencyEstimator
 ) -> tuple[DecisionProblem, DecisionProblem]:
     """The training and the validation split, checked."""
-    if len(table.actions) < 2:
-        raise TrainError(
-            f"outcomes: {len(table.actions)} configuration was tested, expected at least 2; "
-            "with one there is nothing to choose"
-        )
-    if not np.isfinite(table.features).all():
-        rows = np.flatnonzero(~np.isfinite(table.features).all(axis=1))
-        raise TrainError(
-            f"features: {len(rows)} samples have NaN or infinite features (rows {rows[:5].tolist()}); "
-            "extract the features again"
-        )
+    check_size(table)
     full = full_column(table)
     train = _problem(table, _rows(table, "train"), latency, full, None)
     validation = _problem(table, _rows(table, "validation"), latency, full, train.full_latency_ms)

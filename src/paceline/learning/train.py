@@ -23,6 +23,7 @@ from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.reference.training import train_student
 from paceline.learning.scored_actions import actions_to_score
 from paceline.learning.sharing import projector_digest, shared_projector
+from paceline.learning.table_checks import check_learnable
 from paceline.learning.trained import TrainedPolicy
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.chunks import row_chunks
@@ -50,10 +51,11 @@ def train_controller_policy(
     With a `checkpoint_dir` an interrupted run resumes exactly where it was. Uses as many threads as torch is set
     to; one is fastest at these sizes and the only setting that repeats bit for bit.
 
-    Raises TrainError for a table from which no policy can be learned (no validation samples, one configuration,
-    features that are not finite, no latency estimate) and for a checkpoint of another run.
+    Raises TrainError for a table from which no policy can be learned (no validation samples, one configuration, the
+    same accuracy everywhere, features that are not finite, no latency estimate) and for a checkpoint of another run.
     """
     progress = SilentProgress() if progress is None else progress
+    check_learnable(table)
     if options.algorithm == "grpo":
         return train_student(table, latency, options, checkpoint_dir, tensorboard_dir, progress)
     started = time.perf_counter()
@@ -161,17 +163,12 @@ def spec_of(
 
 
 def _warnings(train: DecisionProblem) -> list[str]:
-    """What makes learning pointless though possible."""
-    least, most, differing = np.inf, -np.inf, 0
+    """What makes learning hard though possible."""
+    differing = 0
     for rows in row_chunks(*train.tested.shape):
         high = np.where(train.tested[rows], train.accuracy[rows], -np.inf).max(axis=1)
         low = np.where(train.tested[rows], train.accuracy[rows], np.inf).min(axis=1)
-        least, most = min(least, low.min()), max(most, high.max())
         differing += int((high > low).sum())
-    if least == most:
-        return [
-            f"accuracy is {least:g} for every sample and configuration: there is nothing to learn but to be cheap"
-        ]
     share = differing / len(train.tested)
     if share < 0.05:
         return [f"accuracy differs between configurations for only {share:.1%} of the train samples"]

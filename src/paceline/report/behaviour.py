@@ -19,6 +19,7 @@ from paceline.report.reading import (
     configuration_text,
     contender_label,
     milliseconds,
+    modes_of,
     percent,
     section_of,
     series_of,
@@ -53,7 +54,7 @@ def knobs(results: Results) -> Html:
         parts.append(tag("div", drawings, class_="panels"))
     else:
         parts.append(page.not_measured("There is no knob use.", "Run: paceline evaluate"))
-    for mode, title in MODES.items():
+    for mode, title in modes_of(results).items():
         section = section_of(results, mode)
         if section is None:
             continue
@@ -137,8 +138,11 @@ def latencies(
     results: Results, samples: Mapping[str, Mapping[str, Sequence[Any]]] | None, shown_live: bool = False
 ) -> Html:
     """Ranges of latency per budget, and the distributions where measurements are given or, if so, shown live."""
+    if "par10" in results:
+        notice = "These times are known only afterwards: they are what is judged, under Every learner."
+        return page.section("latency", "Latency", tag("p", notice))
     ranges: list[Child] = []
-    for mode, title in MODES.items():
+    for mode, title in modes_of(results).items():
         section = section_of(results, mode)
         if section is None or series_of(section, "p95_latency_ms", "paceline") is None:
             ranges.append(

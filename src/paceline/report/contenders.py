@@ -20,6 +20,7 @@ from paceline.report.reading import (
     interval_pair,
     intervals_of,
     milliseconds,
+    modes_of,
     percent,
     points,
     points_interval,
@@ -43,10 +44,14 @@ FRONTIER_CAPTIONS: Mapping[str, str] = {
 }
 
 
+MOST_IN_SIGHT = 10
+"""Contenders up to which a table of times is unfolded."""
+
+
 def headline(results: Results) -> Html:
     """Cards: gains at the stated quantiles, closed gaps, time for the full accuracy, late answers, overhead."""
     cards = []
-    for mode in MODES:
+    for mode in modes_of(results):
         section = section_of(results, mode)
         rival = contender_label("best_static", mode).lower()
         for quantile in HEADLINE_QUANTILES:
@@ -64,18 +69,27 @@ def headline(results: Results) -> Html:
                     "points",
                 )
             )
-    for mode in MODES:
+    for mode in modes_of(results):
         section = section_of(results, mode) or {}
         value = single_number(section.get("closed_gap_mean"))
         ends = share_interval(interval_pair(section.get("closed_gap_mean_ci")))
         label = f"Closed gap, {MODES[mode].lower()}"
         cards.append(page.card(label, None if np.isnan(value) else share(value), f"{ends} mean over budgets"))
-    cards.append(_full_accuracy_card(results))
+    cards += [_par10_card(results["par10"])] if "par10" in results else [_full_accuracy_card(results)]
     cards.append(_overhead_card(results))
     return page.section(
         "headline", "In short", tag("div", cards, class_="cards"),
         note="Accuracy at equal budget on questions nothing was fitted on; in brackets paired 95\u00a0% intervals.",
     )  # fmt: skip
+
+
+def _par10_card(section: Mapping[str, Any]) -> Html:
+    gap = (section.get("closed_gaps") or {}).get("paceline") or {}
+    value = single_number(gap.get("mean"))
+    ends = share_interval(interval_pair(gap.get("mean_ci")))
+    return page.card(
+        "Closed gap, PAR10", None if np.isnan(value) else share(value), f"{ends} without a deadline"
+    )
 
 
 def _full_accuracy_card(results: Results) -> Html:
@@ -108,7 +122,7 @@ def frontiers(results: Results) -> Html:
     """Both frontiers and the gains under them."""
     curves: list[Child] = []
     differences: list[Child] = []
-    for mode, title in MODES.items():
+    for mode, title in modes_of(results).items():
         section = section_of(results, mode)
         if section is None:
             curves.append(
@@ -138,7 +152,7 @@ def frontiers(results: Results) -> Html:
 def all_contenders(results: Results) -> Html:
     """Tables: accuracy with gains and closed gap, then time and late answers, for each kind of budget."""
     parts: list[Child] = []
-    for mode, title in MODES.items():
+    for mode, title in modes_of(results).items():
         section = section_of(results, mode)
         if section is None:
             parts.append(
@@ -231,4 +245,7 @@ def _time_table(section: Mapping[str, Any], mode: str, title: str) -> Html:
         if mode == "hard"
         else "mean latency and 95th percentile"
     )
-    return page.table(f"{title}: {what}, ms", _budget_header(section, "Contender"), rows)
+    if len(rows) <= MOST_IN_SIGHT:
+        return page.table(f"{title}: {what}, ms", _budget_header(section, "Contender"), rows)
+    times = page.table(None, _budget_header(section, "Contender"), rows)
+    return tag("details", tag("summary", f"{title}: {what}, ms"), times)

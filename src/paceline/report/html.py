@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from paceline.errors import PacelineError
-from paceline.report import behaviour, contenders, evidence, kinds, limits, page
+from paceline.report import behaviour, contenders, evidence, kinds, learners, limits, page
 from paceline.report import live as live_section
 from paceline.report.markup import Child, Html, tag
-from paceline.report.reading import MODES, Results, section_of
+from paceline.report.reading import MODES, Results, modes_of, section_of
 from paceline.report.theme import import_matplotlib
 
 TITLE = "Paceline report"
@@ -46,6 +46,7 @@ def write_report(
     sections: dict[str, tuple[str, Html]] = {
         "headline": ("In short", contenders.headline(results)),
         "frontier": ("Frontier", contenders.frontiers(results)),
+        **({"learners": ("Learners", learners.learners(results))} if results.get("learners") else {}),
         "contenders": ("Contenders", contenders.all_contenders(results)),
         "kinds": ("Kinds", kinds.by_kind(results)),
         "knobs": ("Knobs", behaviour.knobs(results)),
@@ -79,7 +80,9 @@ def _introduction(results: Results) -> Child:
         facts.append(f"{static} configurations")
     if samples.get("test"):
         facts.append(f"{samples['test']:,} test questions")
-    missing = [title.lower() for mode, title in MODES.items() if section_of(results, mode) is None]
+    missing = [
+        title.lower() for mode, title in modes_of(results).items() if section_of(results, mode) is None
+    ]
     notice = page.not_measured(f"These results lack {' and '.join(missing)}.", "") if missing else None
     lead = (
         "Each question gets a latency budget. Paceline looks at picture, question and budget and picks the "

@@ -16,6 +16,7 @@ from paceline.report.reading import (
     budgets_of,
     contender_label,
     milliseconds,
+    modes_of,
     percent,
     quantile_index,
     section_of,
@@ -48,7 +49,7 @@ def by_kind(results: Results) -> Html:
     """For each kind of budget a plot at its middle budget and a table of all budgets."""
     drawings: list[Child] = []
     tables: list[Child] = []
-    for mode, title in MODES.items():
+    for mode, title in modes_of(results).items():
         names, accuracy = accuracy_by_kind(results, mode)
         section = section_of(results, mode)
         if not names or section is None:

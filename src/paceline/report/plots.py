@@ -151,7 +151,7 @@ def gains(results: Results, mode: str, theme: Theme) -> Any:
             )  # fmt: skip
         budget_ticks(axes, budgets)
         axes.set_ylabel("gain, points")
-        legend_above(axes)
+        legend_above(axes, columns=2 if len(rows) > 3 else 3)
     return figure
 
 

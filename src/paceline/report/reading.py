@@ -18,10 +18,20 @@ MODES: Mapping[str, str] = {"hard": "Hard budgets", "average": "Average budgets"
 CONTENDERS: Mapping[str, str] = {
     # in the order of tables; "best static" is a mix of two configurations where the budget is an average
     "paceline": "Paceline",
-    "best_static": "Best static",
-    "lookup": "Lookup by kind",
+    "grpo_teacher": "GRPO teacher",
+    "stacking": "Stacking",
+    "grpo_warm": "GRPO network",
+    "grpo_scratch": "GRPO scratch",
+    "ppo": "PPO",
+    "dpo": "DPO",
     "supervised": "Supervised",
     "outcome": "Outcome prediction",
+    "lightgbm": "LightGBM",
+    "voting": "Voting forest",
+    "knn": "Neighbours",
+    "kmeans": "Clusters",
+    "best_static": "Best static",
+    "lookup": "Lookup by kind",
     "full": "Full",
     "cheapest": "Cheapest",
     "random": "Random feasible",
@@ -30,6 +40,11 @@ CONTENDERS: Mapping[str, str] = {
 
 DASH = "–"
 MINUS = "−"
+
+
+def modes_of(results: Results) -> dict[str, str]:
+    """The kinds of budget that such results can have, and their titles: runtimes have no average budgets."""
+    return {mode: title for mode, title in MODES.items() if mode == "hard" or "par10" not in results}
 
 
 def section_of(results: Results, mode: str) -> Mapping[str, Any] | None:
@@ -170,6 +185,41 @@ def share_interval(pair: tuple[float, float] | np.ndarray | None) -> str:
         if pair is None or _missing(pair[0]) or _missing(pair[1])
         else f"[{share(pair[0])}, {share(pair[1])}]"
     )
+
+
+def signed_share(value: float | None) -> str:
+    """A difference of closed gaps, always signed.
+
+    >>> signed_share(0.0512), signed_share(-0.004)
+    ('+0.05', '0.00')
+    """
+    if _missing(value):
+        return DASH
+    text = f"{value:+z.2f}".replace("-", MINUS)  # pyright: ignore
+    return text.lstrip("+") if text == "+0.00" else text
+
+
+def signed_share_interval(pair: tuple[float, float] | np.ndarray | None) -> str:
+    """An interval of differences of closed gaps, in brackets."""
+    return "" if pair is None else f"[{signed_share(pair[0])}, {signed_share(pair[1])}]"
+
+
+def seconds(value: float) -> str:
+    """What training took.
+
+    >>> seconds(0.0312), seconds(7.26), seconds(1234.4)
+    ('0.03', '7.3', '1,234')
+    """
+    return DASH if _missing(value) else f"{value:,.{2 if value < 1 else 1 if value < 100 else 0}f}"
+
+
+def microseconds(value: float) -> str:
+    """What a decision took.
+
+    >>> microseconds(54.98), microseconds(7066.0)
+    ('55', '7,066')
+    """
+    return DASH if _missing(value) else f"{value:,.0f}"
 
 
 def milliseconds(value: float | None, unit: bool = True) -> str:

@@ -1,16 +1,16 @@
 """Results as terminal tables: rich renderables, which the command line prints."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from paceline.report.fitting import NARROW_CELL, Fitted, empty_table
+from paceline.report.learner_tables import learner_tables
 from paceline.report.reading import (
     DASH,
     MODES,
@@ -32,11 +32,6 @@ from paceline.report.reading import (
     single_number,
 )
 
-WIDE_ENOUGH = 112
-"""Columns of a terminal from which on an interval stays on one line."""
-NARROW_CELL = 7
-"""Columns of a budget on narrower ones: room for one end of an interval."""
-
 DIFFERENCES: Mapping[str, str] = {
     "gain": "Gain over best static",
     "gain_over_lookup": "Gain over lookup",
@@ -45,25 +40,16 @@ DIFFERENCES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A table that breaks its cells where the terminal is narrow, so that no number is cut."""
-
-    build: Callable[[bool], Table]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.build(options.max_width < WIDE_ENOUGH)
-
-
 def result_tables(
     results: Results, live: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[RenderableType]:
-    """Every table there is something for: both kinds of budget, kinds of questions, live requests."""
+    """Every table there is something for: both kinds of budget, learners, kinds of questions, live requests."""
     tables: list[RenderableType] = [
         Fitted(partial(budget_table, results, mode))
         for mode in MODES
         if section_of(results, mode) is not None
     ]
+    tables += learner_tables(results)
     tables += [
         Fitted(partial(kinds_table, results, mode)) for mode in MODES if _kinds_measured(results, mode)
     ]
@@ -75,7 +61,7 @@ def result_tables(
 def budget_table(results: Results, mode: str, narrow: bool = False) -> Table:
     """Accuracy of every contender per budget, then gains with 95 % intervals, closed gap, latency and late answers."""
     section = section_of(results, mode)
-    table = _empty(f"{MODES[mode]} in ms: accuracy in %, gains in points", "contender")
+    table = empty_table(f"{MODES[mode]} in ms: accuracy in %, gains in points", "contender")
     if section is None:
         table.caption = "not measured"
         return table
@@ -101,9 +87,11 @@ def budget_table(results: Results, mode: str, narrow: bool = False) -> Table:
         )
     table.add_section()
     for label, metric in (("Mean latency, ms", "mean_latency_ms"), ("95th percentile, ms", "p95_latency_ms")):
+        if metric not in section:
+            continue  # times known only afterwards
         times = _or_nan(series_of(section, metric, "paceline"), budgets)
         table.add_row(label, *(milliseconds(time, unit=False) for time in times))
-    if mode == "hard":
+    if mode == "hard" and "violation_rate" in section:
         late = _or_nan(series_of(section, "violation_rate", "paceline"), budgets)
         table.add_row("Late, %", *(_hundredths(rate) for rate in late))
     mean = single_number(section.get("closed_gap_mean"))
@@ -115,7 +103,7 @@ def budget_table(results: Results, mode: str, narrow: bool = False) -> Table:
 
 def kinds_table(results: Results, mode: str, narrow: bool = False) -> Table:
     """Accuracy of Paceline less that of best static by kind of question and budget, in points."""
-    table = _empty(
+    table = empty_table(
         f"{MODES[mode]} in ms: accuracy of Paceline in %, in brackets the gain over best static", "kind"
     )
     section = section_of(results, mode)
@@ -139,7 +127,7 @@ def kinds_table(results: Results, mode: str, narrow: bool = False) -> Table:
 
 def live_table(live: Mapping[str, Mapping[str, Any]]) -> Table:
     """Live requests: accuracy beside best static, late answers, mean latency beside the budget."""
-    table = _empty("Live requests: measured, times in ms", "budget")
+    table = empty_table("Live requests: measured, times in ms", "budget")
     for name in ("count", "accuracy", "best static", "gain", "late", "mean", "allowed"):
         table.add_column(name, justify="right")
     for mode in MODES:
@@ -161,7 +149,7 @@ def live_table(live: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def static_table(results: Results, limit: int = 12) -> Table:
     """The configurations with the highest accuracy, and what each costs."""
-    table = _empty("Configurations by accuracy", "configuration")
+    table = empty_table("Configurations by accuracy", "configuration")
     table.add_column("accuracy", justify="right")
     table.add_column("mean latency", justify="right")
     rows = sorted(results.get("static") or (), key=lambda row: -row["accuracy"])
@@ -172,14 +160,6 @@ def static_table(results: Results, limit: int = 12) -> Table:
         table.caption = f"{len(rows) - limit} more"
     elif not rows:
         table.caption = "not measured"
-    return table
-
-
-def _empty(title: str, first: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", caption_justify="left", box=SIMPLE_HEAD
-    )
-    table.add_column(first)
     return table
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from paceline.errors import TrainError
+from paceline.learning.checks import check_number, check_whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,10 +108,13 @@ class ReferenceOptions:
     student: StudentOptions = field(default_factory=StudentOptions)
 
     def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise TrainError(f"reference folds: got {self.folds}, expected a whole number of at least 2")
-        if self.repeats is not None and self.repeats < 1:
-            raise TrainError(f"reference repeats: got {self.repeats}, expected a whole number of at least 1")
+        check_whole("reference.folds", self.folds, 2)
+        check_number("reference.learned_share", self.learned_share, at_most=1.0)
+        check_number("reference.sharpness", self.sharpness, above=0.0)
+        for part in PARTS:
+            _check_part(part, getattr(self, part))
+        if self.repeats is not None:
+            check_whole("reference.repeats", self.repeats, 1)
 
     def repeats_for(self, samples: int) -> int:
         """How often models are cross-fitted: on small tables one set of folds is luck, and more cost little.
@@ -137,6 +141,28 @@ class ReferenceOptions:
         return cls(
             **{name: PARTS[name](**given) if name in PARTS else given for name, given in value.items()}
         )
+
+
+MAY_BE_ZERO = {"residual.epochs", "student.synthetic_per_sample", "student.most_synthetic"}
+"""Whole numbers that may be 0; of all others there is at least one."""
+SHARES = {"feature_share", "sample_share", "share"}
+"""Numbers of at most 1."""
+LEAST = {"lightgbm.leaves": 2, "lightgbm.bins": 2}
+
+
+def _check_part(part: str, options: Any) -> None:
+    """TrainError for a number that an option of a part cannot be."""
+    for item in fields(options):
+        name, value = f"{part}.{item.name}", getattr(options, item.name)
+        if item.type in (int, "int"):
+            check_whole(f"reference.{name}", value, 0 if name in MAY_BE_ZERO else LEAST.get(name, 1))
+        elif item.name == "dropout":
+            check_number(f"reference.{name}", value, below=1.0)
+        elif item.name in SHARES or item.name == "learning_rate":
+            low = 0.0 if name != "residual.share" else None
+            check_number(f"reference.{name}", value, above=low, at_most=1.0)
+        elif item.type in (float, "float"):
+            check_number(f"reference.{name}", value)
 
 
 PARTS: dict[str, Any] = {
