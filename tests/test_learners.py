@@ -1,6 +1,7 @@
 """The other learners, the registry, and judging by folds."""
 
 import json
+import time
 from multiprocessing import active_children
 
 import numpy as np
@@ -142,6 +143,9 @@ def test_an_error_in_a_process_is_told_and_leaves_none_running() -> None:
     )
     with pytest.raises(PacelineError):
         compare(solver_table(), options)
+    deadline = time.monotonic() + 10  # one that was just starting takes a moment to end
+    while active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not active_children()
 
 

@@ -83,6 +83,8 @@ class StudentOptions:
 MOST_REPEATS = 4
 REPEATED_SAMPLES = 2000
 """Folds are repeated until as many samples were predicted."""
+REPEATED_CONFIGURATIONS = 16
+"""With more of them models are cross-fitted once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,14 +118,18 @@ class ReferenceOptions:
         if self.repeats is not None:
             check_whole("reference.repeats", self.repeats, 1)
 
-    def repeats_for(self, samples: int) -> int:
-        """How often models are cross-fitted: on small tables one set of folds is luck, and more cost little.
+    def repeats_for(self, samples: int, configurations: int) -> int:
+        """How often models are cross-fitted: on few samples one set of folds is luck; many configurations cost time.
 
-        >>> [ReferenceOptions().repeats_for(samples) for samples in (100, 900, 5000)]
+        >>> [ReferenceOptions().repeats_for(samples, 5) for samples in (100, 900, 5000)]
         [4, 3, 1]
+        >>> ReferenceOptions().repeats_for(100, 64)
+        1
         """
         if self.repeats is not None:
             return self.repeats
+        if configurations > REPEATED_CONFIGURATIONS:
+            return 1
         return min(MOST_REPEATS, max(1, math.ceil(REPEATED_SAMPLES / samples)))
 
     def to_json(self) -> dict[str, Any]:

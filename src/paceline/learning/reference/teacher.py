@@ -135,7 +135,7 @@ def fit_teacher(
     if count < options.folds:
         progress.message(f"{count} inner folds: there are no more different images or samples to train on")
     deadlines: list[float | None] = [None] if problem.cutoff_ms is None else list(budgets_ms)
-    repeats = options.repeats_for(problem.samples)
+    repeats = options.repeats_for(problem.samples, len(problem.actions))
     fits = count * sum(_repeats(name, repeats) for name in MODELS)
     progress.start(len(deadlines) * fits, "reference policy")
     prepared = inputs.prepare(problem.features)
