@@ -25,7 +25,7 @@ SIMPLE: dict[str, Callable[[LearnerTask], Contender]] = {
 LEARNERS = (*FAMILY, *NETWORKS, *SIMPLE)
 """In the order of the tables."""
 DESCRIPTIONS = {
-    "grpo": "student of the teacher: a network that decides in microseconds (default)",
+    "grpo": "student of the teacher: one small network decides (default)",
     "grpo_teacher": "stacked outcome models, optimised group-relatively by a residual",
     "stacking": "the mean of the same outcome models, without policy optimisation",
     "grpo_warm": "GRPO of a network after outcome prediction",

@@ -41,7 +41,6 @@ class TaughtChannel:
     )  # float64 (n, m): values of the optimised policy by the network that did not see the sample
     share: float  # of the optimised policy in the teacher's values
     curve: list[float]  # expected reward of held-out folds by epoch, in standard deviations of the reward
-    predictions: dict[str, np.ndarray]  # held-out predictions of each outcome model, (n, m)
 
     def stacked_values(self, part: int) -> np.ndarray:
         """Values of plain stacking for the asked samples number `part`, (k, m)."""
@@ -190,7 +189,6 @@ def fit_teacher(
                 held_out=held_out,
                 share=options.residual.share,
                 curve=curve,
-                predictions={name: model.held_out for name, model in predictions.items()},
             )
         )
         seconds["stacking"] += stacked_at - started
