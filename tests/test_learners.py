@@ -112,12 +112,13 @@ def test_costs_on_the_mean_are_kept() -> None:
 
 
 def test_seeds_give_a_spread_and_curves() -> None:
-    options = CompareOptions(learners=("outcome", "knn"), train=QUICK, contest=CONTEST, seeds=2)
+    options = CompareOptions(learners=("grpo", "outcome", "knn"), train=QUICK, contest=CONTEST, seeds=2)
     value = compare(fake_table(80, 30, 60), options)["stability"]
     for mode in ("hard", "average"):
         assert len(value[mode]["outcome"]["closed_gap"]) == 2
         assert value[mode]["knn"]["std"] == pytest.approx(np.std(value[mode]["knn"]["closed_gap"], ddof=1))
-    assert [len(curve) > 0 for curve in value["curves"]["outcome"]] == [True, True]
+    for name in ("grpo", "outcome"):
+        assert [len(curve) > 3 for curve in value["curves"][name]] == [True, True]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from paceline.learning.problem import problem_of
 from paceline.learning.progress import SilentProgress
 from paceline.learning.reference import teacher as teacher_module
 from paceline.learning.reference.options import StudentOptions
+from paceline.learning.reference.training import HeldOut
 from paceline.learning.train import train_controller_policy
 from quick_options import QUICK_REFERENCE
 from solvers import SPACE, solver_table
@@ -51,6 +52,19 @@ def test_the_student_decides_as_the_teacher_does() -> None:
     assert family.run.teacher.decision_us > 0
     with pytest.raises(TrainError, match="deadline of 5.0 ms, expected one it was fitted for"):
         family.teacher.choose(test, 5.0, 0.0)
+
+
+def test_the_student_is_followed_on_samples_it_was_not_trained_on() -> None:
+    task = task_of(fake_table(80, 30, 60))
+    run = fit_family(task).run
+    curve = [entry["validation_reward"] for entry in run.student.history]
+    assert len(curve) == 20
+    assert curve[-1] > curve[0]
+    held_out = HeldOut(task.table, task.latency, task.options, task.inputs)
+    assert held_out.samples == task.validation.samples
+    assert held_out(run.network)["validation_reward"] == pytest.approx(curve[-1])
+    solvers = fit_family(task_of(solver_table(), QUICK, (2_000.0,))).run.student.history
+    assert all("validation_reward" not in entry for entry in solvers)  # trained on them, too
 
 
 def test_scores_of_the_student_are_on_the_accuracy_scale() -> None:

@@ -8,7 +8,7 @@ from paceline.learning.learners.contender import Contender, ValueContender
 from paceline.learning.learners.task import LearnerTask
 from paceline.learning.problem import Problem
 from paceline.learning.reference.teacher import Teacher
-from paceline.learning.reference.training import ReferenceRun, train_reference
+from paceline.learning.reference.training import HeldOut, ReferenceRun, train_reference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -22,6 +22,7 @@ class FittedFamily:
 
 def fit_family(task: LearnerTask) -> FittedFamily:
     """Fit the teacher and its student; the teacher answers for the samples that the task will be asked."""
+    held_out = HeldOut(task.table, task.latency, task.options, task.inputs)
     run = train_reference(
         task.train,
         task.asked,
@@ -31,6 +32,7 @@ def fit_family(task: LearnerTask) -> FittedFamily:
         task.preparation,
         task.options,
         task.progress,
+        measure=held_out if task.train.cutoff_ms is None else None,
     )
     teacher = run.teacher
 

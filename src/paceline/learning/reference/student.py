@@ -8,7 +8,8 @@ is also taken on made-up samples; the others need outcomes.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from paceline.learning.reference.stack import centred
 from paceline.learning.reference.teacher import TaughtChannel, Teacher, targets_of
 from paceline.policies.context_code import encode_context
 from paceline.policies.network import PolicyNetwork
+
+Measure: TypeAlias = Callable[[PolicyNetwork], dict[str, float]]
+"""Named numbers about a network, such as its reward on samples it was not trained on."""
 
 FREE_TEMPERATURE = 0.05
 TEMPERATURES = (0.005, 0.2)
@@ -91,6 +95,7 @@ def fit_student(
     preparation: TrainPreparation,
     options: StudentOptions,
     generator: torch.Generator,
+    measure: Measure | None = None,
 ) -> list[dict[str, Any]]:
     """Train `network` in place; returns the mean losses of every twentieth of the steps.
 
@@ -98,6 +103,7 @@ def fit_student(
         part: which of the teacher's asked samples are the made-up ones; `made` their raw features (k, f), `origin` (k,)
             the real samples whose times they take.
         preparation: how the features of real samples are augmented.
+        measure: what else is told of the network after every twentieth; nothing is decided by it.
     """
     spec = network.spec
     scaled = torch.from_numpy(teacher.prepared)
@@ -169,6 +175,7 @@ def fit_student(
                     "imitation": float(means[0]),
                     "reward": float(means[1]),
                 }
+                | ({} if measure is None else measure(network))
             )
             recent = []
     return history

@@ -24,7 +24,7 @@ from paceline.learning.problem import Problem, problem_of
 from paceline.learning.progress import Progress, ScalarWriter
 from paceline.learning.reference.contexts import ContextSource
 from paceline.learning.reference.prediction_store import PredictionStore
-from paceline.learning.reference.student import fit_student, student_temperature
+from paceline.learning.reference.student import Measure, fit_student, student_temperature
 from paceline.learning.reference.synthetic import synthetic_features
 from paceline.learning.reference.teacher import Teacher, fit_teacher
 from paceline.learning.trained import TrainedPolicy
@@ -51,7 +51,6 @@ def train_student(
     Where times are known only afterwards no prices have to be found, and validation samples are trained on too.
     Cross-fitted predictions are kept in `checkpoint_dir`, so that an interrupted run goes on where it was.
     """
-    split, validation = training_problems(table, latency)
     complete = table.tested.all(axis=1)
     wanted = table.split != "test" if latency.facts.get("cutoff_ms") else table.split == "train"
     kept = complete & wanted
@@ -78,7 +77,9 @@ def train_student(
     deadlines = deadlines_of(train) if train.cutoff_ms is not None else ()
     store = None if checkpoint_dir is None else PredictionStore(checkpoint_dir, options, train)
     prepared = train_preparation(part, options)
-    run = train_reference(train, [], deadlines, inputs, spec, prepared, options, progress, store)
+    held_out = HeldOut(table, latency, options, inputs)
+    measure = held_out if train.cutoff_ms is None else None
+    run = train_reference(train, [], deadlines, inputs, spec, prepared, options, progress, store, measure)
     writer = ScalarWriter(tensorboard_dir)
     try:
         for step, entry in enumerate(run.student.history):
@@ -86,15 +87,34 @@ def train_student(
     finally:
         writer.close()
     policy = run.student
-    source = GroupSource(validation, policy.spec, table.space, options, inputs)
-    score = validate(run.network, source, validation_contexts(context_ranges(split)))
-    facts = policy.facts | {
-        "samples": {"train": train.samples, "validation": len(validation.features)},
-        "validation_reward": score.reward,
-        "validation_hard_reward": score.hard_reward,
-        "validation_average_reward": score.average_reward,
-    }
-    return replace(policy, facts=facts)
+    samples = {"train": train.samples, "validation": held_out.samples}
+    return replace(policy, facts=policy.facts | {"samples": samples} | held_out(run.network))
+
+
+class HeldOut:
+    """The mean rewards of a policy network on a table's validation split, see `validate`."""
+
+    def __init__(
+        self, table: OutcomeTable, latency: LatencyEstimator, options: TrainOptions, inputs: FittedInputs
+    ) -> None:
+        train, self._validation = training_problems(table, latency)
+        self._contexts = validation_contexts(context_ranges(train))
+        self._space, self._options, self._inputs = table.space, options, inputs
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(self._validation.features)
+
+    def __call__(self, network: PolicyNetwork) -> dict[str, float]:
+        """Rewards by the names they have in a policy's history and facts."""
+        source = GroupSource(self._validation, network.spec, self._space, self._options, self._inputs)
+        score = validate(network, source, self._contexts)
+        return {
+            "validation_reward": score.reward,
+            "validation_hard_reward": score.hard_reward,
+            "validation_average_reward": score.average_reward,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -117,11 +137,13 @@ def train_reference(
     options: TrainOptions,
     progress: Progress,
     store: PredictionStore | None = None,
+    measure: Measure | None = None,
 ) -> ReferenceRun:
     """Fit the teacher on `train` and distil it; the teacher's values are kept for the samples of `asked`.
 
     `deadlines_ms`: what to be good at, besides PAR10, where times are known only afterwards. `preparation`: how samples
-    of `train` are balanced, by drawing them again, and how the student's features are augmented.
+    of `train` are balanced, by drawing them again, and how the student's features are augmented. `measure`: what the
+    student's history tells of it besides its losses.
     """
     started = time.perf_counter()
     train, preparation = _balanced(train, preparation, options.seed)
@@ -168,6 +190,7 @@ def train_reference(
         preparation,
         reference.student,
         generator,
+        measure,
     )
     finished = time.perf_counter()
     facts: dict[str, Any] = {
