@@ -3,8 +3,8 @@
     python -m benchmarks.real_tables DATA [--only NAME] [--learners all] [--processes 2]
 
 DATA holds `aslib/S.{outcomes,features}.parquet` (own folds, column fold) and `routellm/{outcomes,samples}.parquet`
-(judged by 5 folds). Nothing of them is kept but numbers. Published numbers stand beside ours, from
-those papers' own runs.
+(judged by 5 folds). Nothing of them is kept but numbers. Tables that are finished under `--work` are not judged again.
+Published numbers stand beside ours, from those papers' own runs.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.record import RESULTS, write_result
+from benchmarks.standing import standing
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
 from paceline.evaluation import routing
@@ -154,27 +154,22 @@ def main() -> None:
                 value = judged_router(table, options, progress)
             done.write_text(json.dumps(value | {"published": PUBLISHED.get(name, {})}))
     tables = {name: json.loads((arguments.work / f"{name}.json").read_text()) for name in names}
-    print(write_result(NAME, {"tables": tables, "summary": summary(tables)}).relative_to(RESULTS.parent))
+    result = {"tables": tables, "standing": standing(all_gaps(tables))}
+    print(write_result(NAME, result).relative_to(RESULTS.parent))
 
 
-def summary(tables: dict[str, Any]) -> dict[str, Any]:
-    """Mean closed gap of every contender over all tables and kinds of budget, and who is above LightGBM where."""
+def all_gaps(tables: dict[str, Any]) -> dict[str, Any]:
+    """Closed gaps by table and kind of budget, with those of the embedded model's table where they were measured."""
     gaps = {
         f"{name}, {kind}": values
         for name, table in tables.items()
         for kind, values in table["closed_gaps"].items()
     }
-    names = set.intersection(*(set(values) for values in gaps.values()))
-    means = {name: float(np.mean([values[name]["mean"] for values in gaps.values()])) for name in names}
-    against: dict[str, dict[str, str]] = {}
-    for name in names - {"lightgbm"}:
-        against[name] = {}
-        for table, values in gaps.items():
-            interval = values[name].get("over_lightgbm_ci")
-            if interval is not None:
-                low, high = interval
-                against[name][table] = "above" if low > 0 else "below" if high < 0 else "tied"
-    return {"mean_closed_gap": means, "against_lightgbm": against}
+    embedded = RESULTS / "learners.json"
+    if embedded.exists():
+        measured = json.loads(embedded.read_text())
+        gaps |= {f"embedded, {kind}": measured[kind]["closed_gaps"] for kind in ("hard", "average")}
+    return gaps
 
 
 if __name__ == "__main__":
