@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from paceline.report.amounts import Amounts
 from paceline.report.axes import HALF_WIDTH, budget_ticks, percent_axis
 from paceline.report.figures import new_figure, save_figure
 from paceline.report.theme import style, theme_named
@@ -40,7 +41,7 @@ def save_plot(result: Mapping[str, Any], path: Path, theme: str) -> Path:
                     marker=marker, markersize=7, markeredgecolor=palette["surface"], elinewidth=1.2, zorder=3,
                 )  # fmt: skip
             percent_axis(axes.yaxis)
-            budget_ticks(axes, budgets)
+            budget_ticks(axes, budgets, Amounts())
             axes.set_title(title)
         figure.legend(
             *grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False

@@ -7,9 +7,9 @@ import typer
 
 from paceline.cli.evaluate_command import AverageBudgets, HardBudgets, ReplicatesOption, ReportOption
 from paceline.cli.output import AsJson, check_writable, emit, to_json
+from paceline.cli.routing_lines import routing_lines
 from paceline.cli.train_command import OutcomesArgument
 from paceline.cli.training_settings import SettingsOption, with_settings
-from paceline.cli.unit_lines import unit_lines
 
 
 def run(
@@ -92,4 +92,4 @@ def run(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(to_json(results) + "\n")
-    emit(results, [*result_tables(results), *unit_lines(results)], as_json=as_json)
+    emit(results, [*result_tables(results), *routing_lines(results)], as_json=as_json)

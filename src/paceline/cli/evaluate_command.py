@@ -7,8 +7,8 @@ import typer
 
 from paceline.cli.calibrate_command import ControllerArgument
 from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.routing_lines import routing_lines
 from paceline.cli.train_command import OutcomesArgument
-from paceline.cli.unit_lines import unit_lines
 
 ReportOption = Annotated[Path | None, typer.Option(help="Also write the HTML report to this file.")]
 ReplicatesOption = Annotated[int, typer.Option(help="Bootstrap replicates behind the intervals.")]
@@ -67,4 +67,4 @@ def run(
         results["report"] = str(
             write_report(results, report, latency_samples=measured_latencies(loaded, table, results))
         )
-    emit(results, [*result_tables(results), *unit_lines(results)], as_json=as_json)
+    emit(results, [*result_tables(results), *routing_lines(results)], as_json=as_json)

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from paceline.report.reading import milliseconds, percent
+from paceline.report.amounts import Amounts
+from paceline.report.reading import percent
 from paceline.report.theme import MONOCHROME_HINTS, Theme
 
 HALF_WIDTH, PANEL_WIDTH = 540, 360
@@ -59,9 +60,9 @@ def legend_above(axes: Any, columns: int = 4, **options: Any) -> None:
     )  # fmt: skip
 
 
-def budget_ticks(axes: Any, budgets: np.ndarray) -> None:
+def budget_ticks(axes: Any, budgets: np.ndarray, amounts: Amounts) -> None:
     """One place per budget along x."""
-    axes.set_xticks(np.arange(len(budgets)), [milliseconds(budget, unit=False) for budget in budgets])
+    axes.set_xticks(np.arange(len(budgets)), [amounts.number(budget) for budget in budgets])
     axes.set_xlim(-0.5, len(budgets) - 0.5)
     axes.grid(visible=False, axis="x")
-    axes.set_xlabel("budget, ms")
+    axes.set_xlabel(f"budget, {amounts.unit}")

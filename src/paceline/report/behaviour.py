@@ -7,6 +7,7 @@ import numpy as np
 
 from paceline.errors import PacelineError
 from paceline.report import behaviour_plots, page
+from paceline.report.amounts import Amounts, amounts_of
 from paceline.report.axes import colour_key
 from paceline.report.figures import inline_svg
 from paceline.report.history import training_panels
@@ -58,7 +59,7 @@ def knobs(results: Results) -> Html:
         section = section_of(results, mode)
         if section is None:
             continue
-        parts += [_by_kind(section, title), _configurations(results, section, title)]
+        parts += [_by_kind(section, title, amounts_of(results)), _configurations(results, section, title)]
     return page.section(
         "knobs",
         "What the controller turns",
@@ -67,7 +68,7 @@ def knobs(results: Results) -> Html:
     )
 
 
-def _by_kind(section: Mapping[str, Any], title: str) -> Child:
+def _by_kind(section: Mapping[str, Any], title: str, amounts: Amounts) -> Child:
     use = section.get("knob_use_by_kind")
     if not use:
         return page.not_measured(f"{title}: there is no knob use by kind.", "Run: paceline evaluate")
@@ -86,8 +87,8 @@ def _by_kind(section: Mapping[str, Any], title: str) -> Child:
             page.row(kind, [_heat(value, low, high) for value in line])
             for kind, line in zip(use, values, strict=True)
         ]
-        header = ["Kind", *(milliseconds(budget, unit=False) for budget in budgets)]
-        tables.append(page.table(f"{name} by budget in ms", header, rows, compact=True))
+        header = ["Kind", *(amounts.number(budget) for budget in budgets)]
+        tables.append(page.table(f"{name} by budget in {amounts.unit}", header, rows, compact=True))
     return [
         tag("h3", f"{title}: knobs by kind of question", class_="group"),
         tag("div", tables, class_="panels"),
@@ -128,7 +129,7 @@ def _configurations(results: Results, section: Mapping[str, Any], title: str) ->
             rows.append(
                 page.row(f"{rest} others", [tag("td", percent(max(left, 0.0), 0), style="text-align:left")])
             )
-        header = [f"At {milliseconds(budget)}", tag("th", "share", style="text-align:left")]
+        header = [f"At {amounts_of(results).text(budget)}", tag("th", "share", style="text-align:left")]
         blocks.append(page.table(None, header, rows, compact=True))
     grid = tag("div", blocks, class_="panels")
     return tag("details", tag("summary", f"{title}: configurations chosen most"), grid)
@@ -142,16 +143,17 @@ def latencies(
         notice = "These times are known only afterwards: they are what is judged, under Every learner."
         return page.section("latency", "Latency", tag("p", notice))
     ranges: list[Child] = []
+    plural = "costs" if amounts_of(results).noun == "cost" else "latencies"
     for mode, title in modes_of(results).items():
         section = section_of(results, mode)
         if section is None or series_of(section, "p95_latency_ms", "paceline") is None:
             ranges.append(
-                page.not_measured(f"There are no latencies for {title.lower()}.", "Run: paceline evaluate")
+                page.not_measured(f"There are no {plural} for {title.lower()}.", "Run: paceline evaluate")
             )
             continue
         svg = inline_svg(
             behaviour_plots.latency_ranges(results, mode, MARKERS), f"latency-{mode}",
-            f"Median to 95th percentile of latency by budget, {title.lower()}",
+            f"Median to 95th percentile of {amounts_of(results).noun} by budget, {title.lower()}",
         )  # fmt: skip
         caption = (
             "Bar: median to 95th percentile of the estimates over questions. Mark: mean. Line: the budget."

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from paceline.errors import PacelineError
+from paceline.report.amounts import amounts_of
 from paceline.report.axes import (
     HALF_WIDTH,
     PANEL_WIDTH,
@@ -48,7 +49,7 @@ def knob_use(results: Results, knob: str, theme: Theme) -> Any:
         everything = np.concatenate(spans)
         time_axis(axes, float(everything.min()), float(everything.max()))
         axes.margins(y=0.15)
-        axes.set_xlabel("budget, ms")
+        axes.set_xlabel(f"budget, {amounts_of(results).unit}")
         axes.set_ylabel("mean option")
     return figure
 
@@ -78,9 +79,10 @@ def latency_ranges(results: Results, mode: str, theme: Theme) -> Any:
                 places + offset, centre, label=contender_label(name, mode), zorder=5,
                 **look | {"linestyle": "none", "markersize": 7},
             )  # fmt: skip
-        budget_ticks(axes, budgets)
+        amounts = amounts_of(results)
+        budget_ticks(axes, budgets, amounts)
         axes.set_ylim(bottom=0)
-        axes.set_ylabel("latency, ms")
+        axes.set_ylabel(f"{amounts.noun}, {amounts.unit}")
         legend_above(axes, columns=3)
     return figure
 

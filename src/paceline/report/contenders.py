@@ -7,6 +7,7 @@ import numpy as np
 
 from paceline.evaluation.results import RIVALS
 from paceline.report import page, plots
+from paceline.report.amounts import Amounts, amounts_of
 from paceline.report.axes import colour_key
 from paceline.report.figures import inline_svg
 from paceline.report.markup import Child, Html, tag
@@ -19,7 +20,6 @@ from paceline.report.reading import (
     contenders_in,
     interval_pair,
     intervals_of,
-    milliseconds,
     modes_of,
     percent,
     points,
@@ -63,7 +63,7 @@ def headline(results: Results) -> Html:
             gain, ends = series_of(section, "gain"), intervals_of(section, "gain_ci")
             cards.append(
                 page.card(
-                    f"{name} {milliseconds(budgets_of(section)[index])}",
+                    f"{name} {amounts_of(results).text(budgets_of(section)[index])}",
                     points(gain[index]) if gain is not None else None,
                     f"{points_interval(None if ends is None else ends[index])} over {rival}; {place}",
                     "points",
@@ -152,6 +152,7 @@ def frontiers(results: Results) -> Html:
 def all_contenders(results: Results) -> Html:
     """Tables: accuracy with gains and closed gap, then time and late answers, for each kind of budget."""
     parts: list[Child] = []
+    amounts = amounts_of(results)
     for mode, title in modes_of(results).items():
         section = section_of(results, mode)
         if section is None:
@@ -159,7 +160,7 @@ def all_contenders(results: Results) -> Html:
                 page.not_measured(f"There are no results for {title.lower()}.", "Run: paceline evaluate")
             )
             continue
-        parts += [_accuracy_table(section, mode, title), _time_table(section, mode, title)]
+        parts += [_accuracy_table(section, mode, title, amounts), _time_table(section, mode, title, amounts)]
     return page.section(
         "contenders", "Every contender at every budget", parts,
         note="Accuracy in per cent, gains in percentage points. Best static, mixes and prices are chosen on training "
@@ -167,9 +168,9 @@ def all_contenders(results: Results) -> Html:
     )  # fmt: skip
 
 
-def _budget_header(section: Mapping[str, Any], first: str) -> list[Child]:
+def _budget_header(section: Mapping[str, Any], amounts: Amounts) -> list[Child]:
     quantiles = list(section.get("quantiles") or [])
-    header: list[Child] = [first]
+    header: list[Child] = ["Contender"]
     for index, budget in enumerate(budgets_of(section)):
         name = None
         if index < len(quantiles) and quantiles[index] is not None:
@@ -179,7 +180,7 @@ def _budget_header(section: Mapping[str, Any], first: str) -> list[Child]:
                 else f"{100 * float(quantiles[index]):.0f} % quantile"
             )
         header.append(
-            [milliseconds(budget), tag("br") if name else None, tag("small", name) if name else None]
+            [amounts.text(budget), tag("br") if name else None, tag("small", name) if name else None]
         )
     return header
 
@@ -190,7 +191,7 @@ def contender_name(name: str, mode: str = "hard") -> list[Child]:
     return [page.swatch(key if key in LIGHT else "muted"), contender_label(name, mode)]
 
 
-def _accuracy_table(section: Mapping[str, Any], mode: str, title: str) -> Html:
+def _accuracy_table(section: Mapping[str, Any], mode: str, title: str, amounts: Amounts) -> Html:
     rows = []
     for name in contenders_in(section, "accuracy"):
         values = series_of(section, "accuracy", name)
@@ -218,10 +219,10 @@ def _accuracy_table(section: Mapping[str, Any], mode: str, title: str) -> Html:
                 for index, value in enumerate(values)
             ]
         rows.append(page.row(label, cells, "rule" if metric == "gain" else None))
-    return page.table(f"{title}: accuracy", _budget_header(section, "Contender"), rows)
+    return page.table(f"{title}: accuracy", _budget_header(section, amounts), rows)
 
 
-def _time_table(section: Mapping[str, Any], mode: str, title: str) -> Html:
+def _time_table(section: Mapping[str, Any], mode: str, title: str, amounts: Amounts) -> Html:
     rows = []
     names = contenders_in(section, "mean_latency_ms")
     for name in names:
@@ -233,19 +234,19 @@ def _time_table(section: Mapping[str, Any], mode: str, title: str) -> Html:
         for index in range(len(budgets_of(section))):
             mean, p95, late = (None if values is None else values[index] for values in columns)
             lines = [
-                f"p95 {milliseconds(p95, unit=False)}",
+                f"p95 {amounts.number(p95)}",
                 *([f"late {percent(late)}"] if mode == "hard" else []),
             ]
-            cells.append([milliseconds(mean, unit=False), [tag("small", line) for line in lines]])
+            cells.append([amounts.number(mean), [tag("small", line) for line in lines]])
         rows.append(page.row(contender_name(name, mode), cells, "strong" if name == "paceline" else None))
     if not rows:
-        return page.not_measured(f"There are no latencies for {title.lower()}.", "Run: paceline evaluate")
+        return page.not_measured(f"There are no means for {title.lower()}.", "Run: paceline evaluate")
     what = (
-        "mean latency, 95th percentile and share of late answers"
+        f"mean {amounts.noun}, 95th percentile and share of late answers"
         if mode == "hard"
-        else "mean latency and 95th percentile"
+        else f"mean {amounts.noun} and 95th percentile"
     )
     if len(rows) <= MOST_IN_SIGHT:
-        return page.table(f"{title}: {what}, ms", _budget_header(section, "Contender"), rows)
-    times = page.table(None, _budget_header(section, "Contender"), rows)
-    return tag("details", tag("summary", f"{title}: {what}, ms"), times)
+        return page.table(f"{title}: {what}, {amounts.unit}", _budget_header(section, amounts), rows)
+    times = page.table(None, _budget_header(section, amounts), rows)
+    return tag("details", tag("summary", f"{title}: {what}, {amounts.unit}"), times)

@@ -7,6 +7,7 @@ import numpy as np
 
 from paceline.errors import PacelineError
 from paceline.report import behaviour_plots, page
+from paceline.report.amounts import amounts_of
 from paceline.report.figures import inline_svg
 from paceline.report.markup import Child, Html, tag
 from paceline.report.reading import (
@@ -15,7 +16,6 @@ from paceline.report.reading import (
     Results,
     budgets_of,
     contender_label,
-    milliseconds,
     modes_of,
     percent,
     quantile_index,
@@ -62,7 +62,7 @@ def by_kind(results: Results) -> Html:
         at_middle = {name: values[:, middle] for name, values in accuracy.items()}
         drawing = behaviour_plots.kinds(names, at_middle, mode, MARKERS)
         svg = inline_svg(drawing, f"kinds-{mode}", f"Accuracy by kind of question, {title.lower()}")
-        frame = f"{title}, at {milliseconds(budgets[middle])}"
+        frame = f"{title}, at {amounts_of(results).text(budgets[middle])}"
         drawings.append(page.figure(svg, "Bar: from best static to Paceline.", frame))
         tables.append(_table(results, names, accuracy, budgets, mode))
     return page.section("kinds", "Accuracy by kind of question", tag("div", drawings, class_="pair"), tables)
@@ -82,7 +82,7 @@ def _table(
             static = None if rival is None else f"static {percent(rival[index, place])}"
             cells.append([percent(value), tag("small", static) if static else None])
         rows.append(page.row(name, cells))
-    header = ["Kind", "Questions", *(milliseconds(budget) for budget in budgets)]
+    header = ["Kind", "Questions", *(amounts_of(results).text(budget) for budget in budgets)]
     what = f"{MODES[mode]}: accuracy of Paceline, below it {contender_label('best_static', mode).lower()}"
     return tag(
         "details",

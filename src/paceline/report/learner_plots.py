@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from paceline.errors import PacelineError
+from paceline.report.amounts import amounts_of
 from paceline.report.axes import HALF_WIDTH, PANEL_WIDTH, budget_ticks, legend_above, line_look
 from paceline.report.figures import new_figure, save_figure
 from paceline.report.reading import (
@@ -14,7 +15,6 @@ from paceline.report.reading import (
     budgets_of,
     contender_label,
     contenders_in,
-    milliseconds,
     points,
     section_of,
     series_of,
@@ -122,14 +122,16 @@ def accuracy_by_budget(results: Results, mode: str, theme: Theme) -> tuple[Any, 
             for index, value in enumerate(lines[name]):
                 if np.isfinite(value):
                     gid = f"{name}-{index}"
-                    hints[gid] = f"{label} at {milliseconds(budgets[index])}: {points(value / 100)} points"
+                    hints[gid] = (
+                        f"{label} at {amounts_of(results).text(budgets[index])}: {points(value / 100)} points"
+                    )
                     _target(axes, places[index], value, theme, gid)
         top = max(1.0, *(np.nanmax(line) for line in lines.values()))
         bottom = min(np.nanmin(line) for line in lines.values())
         axes.set_ylim(max(bottom, -DEPTH * top) - 0.05 * top, 1.06 * top)
         if behind:
             axes.plot([], [], color=theme["dot"], linewidth=1.2, marker="o", markersize=3.5, label="Others")
-        budget_ticks(axes, budgets)
+        budget_ticks(axes, budgets, amounts_of(results))
         axes.set_ylabel("accuracy over best static, points")
         legend_above(axes, columns=3)
     return figure, hints

@@ -7,6 +7,7 @@ import numpy as np
 
 from paceline.evaluation.results import RIVALS
 from paceline.report import page
+from paceline.report.amounts import Amounts, amounts_of
 from paceline.report.markup import Child, Html, tag
 from paceline.report.reading import (
     CONTENDERS,
@@ -14,7 +15,6 @@ from paceline.report.reading import (
     Results,
     budgets_of,
     intervals_of,
-    milliseconds,
     percent,
     section_of,
     series_of,
@@ -44,23 +44,25 @@ def warnings_from(results: Results) -> list[str]:
                 (open_, "no difference to {} beyond noise"),
             ):
                 if held.any():
-                    found.append(f"{title}: {verdict.format(rival)} at {_at(budgets, held)}.")
+                    found.append(
+                        f"{title}: {verdict.format(rival)} at {_at(budgets, held, amounts_of(results))}."
+                    )
     section = section_of(results, "hard")
-    return found if section is None else found + _hard_warnings(section, results.get("provenance") or {})
+    return found if section is None else found + _hard_warnings(section, results)
 
 
-def _at(budgets: np.ndarray, chosen: np.ndarray) -> str:
+def _at(budgets: np.ndarray, chosen: np.ndarray, amounts: Amounts) -> str:
     if chosen.all():
         return "every budget"
-    return ", ".join(milliseconds(budget, unit=False) for budget in budgets[chosen]) + " ms"
+    return ", ".join(amounts.number(budget) for budget in budgets[chosen]) + f" {amounts.unit}"
 
 
-def _hard_warnings(section: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    found = []
-    budgets = [milliseconds(budget) for budget in budgets_of(section)]
+def _hard_warnings(section: Mapping[str, Any], results: Results) -> list[str]:
+    found, amounts, facts = [], amounts_of(results), results.get("provenance") or {}
+    budgets = [amounts.text(budget) for budget in budgets_of(section)]
     fits = section.get("static_feasible")
     if fits is not None and not all(fits):
-        unfit = _at(budgets_of(section), ~np.asarray(fits, dtype=bool))
+        unfit = _at(budgets_of(section), ~np.asarray(fits, dtype=bool), amounts)
         found.append(
             f"Hard budgets: no single configuration fits {unfit}; best static is then the cheapest one."
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from paceline.errors import PacelineError
 from paceline.evaluation.results import RIVALS
+from paceline.report.amounts import amounts_of
 from paceline.report.axes import (
     HALF_WIDTH,
     budget_ticks,
@@ -50,6 +51,7 @@ def frontier(
     if section is None:
         raise PacelineError(f"results: {mode} budgets were not measured; there is no frontier to draw")
     hints: dict[str, str] = {}
+    amounts = amounts_of(results)
     with style(theme):
         figure, grid = new_figure(HALF_WIDTH, 400)
         axes = grid[0, 0]
@@ -70,7 +72,7 @@ def frontier(
             for index in range(len(times)):
                 gid = f"{name}-{index}"
                 hints[gid] = (
-                    f"{contender_label(name, mode)} at {milliseconds(budgets[index])}: {percent(accuracy[index])}"
+                    f"{contender_label(name, mode)} at {amounts.text(budgets[index])}: {percent(accuracy[index])}"
                 )
                 _hover_target(axes, times[index], accuracy[index], 11, theme, gid)
         _gain_band(axes, section, mode, theme)
@@ -78,7 +80,9 @@ def frontier(
         times = times[np.isfinite(times) & (times > 0)]
         time_axis(axes, float(times.min()), float(times.max()))
         percent_axis(axes.yaxis)
-        axes.set_xlabel("budget, ms" if mode == "hard" else "mean latency, ms")
+        axes.set_xlabel(
+            f"budget, {amounts.unit}" if mode == "hard" else f"mean {amounts.noun}, {amounts.unit}"
+        )
         axes.set_ylabel("accuracy")
         legend_above(axes)
         if title:
@@ -99,7 +103,7 @@ def _dots(axes: Any, results: Results, theme: Theme, hints: dict[str, str]) -> l
     for index, row in enumerate(static[:MAX_HINTS]):
         gid = f"configuration-{index}"
         text = configuration_text(row.get("configuration"))
-        hints[gid] = f"{text}: {percent(row['accuracy'])} in {milliseconds(row['latency_ms'])}"
+        hints[gid] = f"{text}: {percent(row['accuracy'])} in {amounts_of(results).text(row['latency_ms'])}"
         _hover_target(axes, times[index], accuracy[index], 9, theme, gid)
     return [times]
 
@@ -149,7 +153,7 @@ def gains(results: Results, mode: str, theme: Theme) -> Any:
                 yerr=None if spread is None else 100 * spread, elinewidth=2, zorder=3,
                 label=f"over {contender_label(name, mode).lower()}", **look,
             )  # fmt: skip
-        budget_ticks(axes, budgets)
+        budget_ticks(axes, budgets, amounts_of(results))
         axes.set_ylabel("gain, points")
         legend_above(axes, columns=2 if len(rows) > 3 else 3)
     return figure

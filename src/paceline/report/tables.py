@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from paceline.report.amounts import amounts_of
 from paceline.report.fitting import NARROW_CELL, Fitted, empty_table
 from paceline.report.learner_tables import learner_tables
 from paceline.report.reading import (
@@ -60,16 +61,15 @@ def result_tables(
 
 def budget_table(results: Results, mode: str, narrow: bool = False) -> Table:
     """Accuracy of every contender per budget, then gains with 95 % intervals, closed gap, latency and late answers."""
-    section = section_of(results, mode)
-    table = empty_table(f"{MODES[mode]} in ms: accuracy in %, gains in points", "contender")
+    section, amounts = section_of(results, mode), amounts_of(results)
+    table = empty_table(f"{MODES[mode]} in {amounts.unit}: accuracy in %, gains in points", "contender")
     if section is None:
         table.caption = "not measured"
         return table
     budgets = budgets_of(section)
     for budget in budgets:
-        table.add_column(
-            milliseconds(budget, unit=False), justify="right", max_width=NARROW_CELL if narrow else None
-        )
+        width = NARROW_CELL if narrow else None
+        table.add_column(amounts.number(budget), justify="right", max_width=width)
     for name in contenders_in(section, "accuracy"):
         values = series_of(section, "accuracy", name)
         cells = [DASH if values is None else _hundredths(value) for value in _or_nan(values, budgets)]
@@ -86,13 +86,13 @@ def budget_table(results: Results, mode: str, narrow: bool = False) -> Table:
             *_with_intervals(gaps, intervals_of(section, "closed_gap_ci"), share, share_interval),
         )
     table.add_section()
-    for label, metric in (("Mean latency, ms", "mean_latency_ms"), ("95th percentile, ms", "p95_latency_ms")):
-        if metric not in section:
-            continue  # times known only afterwards
-        times = _or_nan(series_of(section, metric, "paceline"), budgets)
-        table.add_row(label, *(milliseconds(time, unit=False) for time in times))
-    if mode == "hard" and "violation_rate" in section:
-        late = _or_nan(series_of(section, "violation_rate", "paceline"), budgets)
+    for label, metric in ((f"Mean {amounts.noun}", "mean_latency_ms"), ("95th percentile", "p95_latency_ms")):
+        times = series_of(section, metric, "paceline")
+        if times is None:
+            continue  # known only afterwards, or without a policy of ours
+        table.add_row(f"{label}, {amounts.unit}", *(amounts.number(time) for time in times))
+    late = series_of(section, "violation_rate", "paceline")
+    if mode == "hard" and late is not None:
         table.add_row("Late, %", *(_hundredths(rate) for rate in late))
     mean = single_number(section.get("closed_gap_mean"))
     if not np.isnan(mean):
@@ -103,8 +103,10 @@ def budget_table(results: Results, mode: str, narrow: bool = False) -> Table:
 
 def kinds_table(results: Results, mode: str, narrow: bool = False) -> Table:
     """Accuracy of Paceline less that of best static by kind of question and budget, in points."""
+    amounts = amounts_of(results)
     table = empty_table(
-        f"{MODES[mode]} in ms: accuracy of Paceline in %, in brackets the gain over best static", "kind"
+        f"{MODES[mode]} in {amounts.unit}: accuracy of Paceline in %, in brackets the gain over best static",
+        "kind",
     )
     section = section_of(results, mode)
     if section is None or not _kinds_measured(results, mode):
@@ -113,9 +115,8 @@ def kinds_table(results: Results, mode: str, narrow: bool = False) -> Table:
     table.add_column("count", justify="right")
     budgets = budgets_of(section)
     for budget in budgets:
-        table.add_column(
-            milliseconds(budget, unit=False), justify="right", max_width=NARROW_CELL if narrow else None
-        )
+        width = NARROW_CELL if narrow else None
+        table.add_column(amounts.number(budget), justify="right", max_width=width)
     for kind, facts in results["kinds"].items():
         accuracy = facts["accuracy"][mode]
         ours = np.asarray(accuracy["paceline"], dtype=float)
@@ -151,11 +152,12 @@ def static_table(results: Results, limit: int = 12) -> Table:
     """The configurations with the highest accuracy, and what each costs."""
     table = empty_table("Configurations by accuracy", "configuration")
     table.add_column("accuracy", justify="right")
-    table.add_column("mean latency", justify="right")
+    amounts = amounts_of(results)
+    table.add_column(f"mean {amounts.noun}", justify="right")
     rows = sorted(results.get("static") or (), key=lambda row: -row["accuracy"])
     for row in rows[:limit]:
         name = Text(configuration_text(row.get("configuration")))
-        table.add_row(name, percent(row["accuracy"]), milliseconds(row["latency_ms"]))
+        table.add_row(name, percent(row["accuracy"]), amounts.text(row["latency_ms"]))
     if len(rows) > limit:
         table.caption = f"{len(rows) - limit} more"
     elif not rows:
