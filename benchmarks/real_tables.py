@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.record import RESULTS, write_result
-from benchmarks.standing import standing
+from benchmarks.standing import markdown, standing
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
 from paceline.evaluation import routing
@@ -154,7 +154,9 @@ def main() -> None:
                 value = judged_router(table, options, progress)
             done.write_text(json.dumps(value | {"published": PUBLISHED.get(name, {})}))
     tables = {name: json.loads((arguments.work / f"{name}.json").read_text()) for name in names}
-    result = {"tables": tables, "standing": standing(all_gaps(tables))}
+    gaps = all_gaps(tables)
+    print(markdown(gaps))
+    result = {"tables": tables, "standing": standing(gaps)}
     print(write_result(NAME, result).relative_to(RESULTS.parent))
 
 

@@ -47,6 +47,18 @@ def standing(gaps: Gaps) -> dict[str, Any]:
     return value
 
 
+def markdown(gaps: Gaps) -> str:
+    """Closed gaps as a Markdown table: a row per contender in order of the mean, a column per table."""
+    means = standing(gaps)["mean_closed_gap"]
+    header = ["learner", *gaps, "mean"]
+    rows = [
+        [name, *(f"{values[name]['mean']:.3f}" for values in gaps.values()), f"{mean:.3f}"]
+        for name, mean in means.items()
+    ]
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _told(difference: list[float]) -> str:
     low, high = difference
     return "above" if low > 0 else "below" if high < 0 else "tied"

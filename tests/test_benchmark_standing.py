@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.standing import standing
+from benchmarks.standing import markdown, standing
 
 
 def gap(mean: float, width: float, over: tuple[float, float] | None = None) -> dict:
@@ -27,6 +27,11 @@ def test_above_below_and_undecided() -> None:
             "voting": gap(0.6, 0.1, (0.0, 0.2)),  # not on every table: in no mean
         },
     }
+    assert markdown(gaps).splitlines()[:3] == [
+        "| learner | one | two | mean |",
+        "| --- | --- | --- | --- |",
+        "| ppo | 0.700 | 0.900 | 0.800 |",
+    ]
     told = standing(gaps)
     assert told["mean_closed_gap"] == pytest.approx(
         {"ppo": 0.8, "grpo_teacher": 0.7, "lightgbm": 0.65, "paceline": 0.64}
