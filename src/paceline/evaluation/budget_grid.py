@@ -6,6 +6,7 @@ import numpy as np
 
 from paceline.budgets import checked_ms
 from paceline.errors import BudgetError
+from paceline.learning.deadlines import runtime_quantiles
 from paceline.learning.problem import Problem
 
 QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90)
@@ -22,10 +23,9 @@ def budget_grid(configuration_mean_ms: np.ndarray, full_ms: float) -> tuple[list
     return [*budgets, float(full_ms)], [*QUANTILES, 1.0]
 
 
-def deadline_grid(par10_ms: np.ndarray, runtime_ms: np.ndarray) -> tuple[list[float], list[float | None]]:
-    """Deadlines for times known only afterwards, (n, m) each: quantiles of the single best configuration's runtimes."""
-    best = int(par10_ms.mean(axis=0).argmin())
-    return [float(value) for value in np.quantile(runtime_ms[:, best], DEADLINES)], [*DEADLINES]
+def deadline_grid(problem: Problem) -> tuple[list[float], list[float | None]]:
+    """Deadlines in ms for times known only afterwards, and the quantiles they stand for."""
+    return runtime_quantiles(problem, DEADLINES), [*DEADLINES]
 
 
 def fixed_grid(name: str, budgets_ms: Sequence[float]) -> tuple[list[float], list[float | None]]:

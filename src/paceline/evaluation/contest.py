@@ -59,7 +59,7 @@ class Grid:
 def grid_of(fit: Problem, options: ContestOptions) -> Grid:
     """Budgets by rule, from `fit` alone, where the options name none; BudgetError for some that nothing can meet."""
     if fit.cutoff_ms is not None:
-        ruled = deadline_grid(fit.par10_ms, fit.measured_ms)
+        ruled = deadline_grid(fit)
     else:
         ruled = budget_grid(fit.configuration_mean_ms, fit.unit_ms)
     hard, average = ruled, ruled

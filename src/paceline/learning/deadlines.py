@@ -1,6 +1,7 @@
 """Times known only afterwards, such as solver runtimes: what an outcome is worth depends on the deadline."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,10 +15,15 @@ QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90)
 """Of the runtimes of the single best configuration: the deadlines that a teacher is fitted for unasked."""
 
 
+def runtime_quantiles(problem: Problem, quantiles: Sequence[float]) -> list[float]:
+    """Quantiles, in ms, of the runtimes of the single best configuration, that of the lowest mean PAR10."""
+    best = int(problem.par10_ms.mean(axis=0).argmin())
+    return np.quantile(problem.measured_ms[:, best], quantiles).tolist()
+
+
 def deadlines_of(problem: Problem) -> tuple[float, ...]:
     """Deadlines by rule, ascending, in ms."""
-    best = int(problem.par10_ms.mean(axis=0).argmin())
-    return tuple(sorted({float(value) for value in np.quantile(problem.measured_ms[:, best], QUANTILES)}))
+    return tuple(sorted(set(runtime_quantiles(problem, QUANTILES))))
 
 
 class RuntimeWorth:
