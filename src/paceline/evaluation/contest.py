@@ -58,10 +58,8 @@ class Grid:
 
 def grid_of(fit: Problem, options: ContestOptions) -> Grid:
     """Budgets by rule, from `fit` alone, where the options name none; BudgetError for some that nothing can meet."""
-    if fit.cutoff_ms is not None:
-        ruled = deadline_grid(fit)
-    else:
-        ruled = budget_grid(fit.configuration_mean_ms, fit.unit_ms)
+    afterwards = fit.cutoff_ms is not None
+    ruled = deadline_grid(fit) if afterwards else budget_grid(fit.configuration_mean_ms, fit.unit_ms)
     hard, average = ruled, ruled
     if options.budgets_ms is not None:
         hard = fixed_grid("budgets_ms", options.budgets_ms)
