@@ -332,12 +332,15 @@ def start_profile(out):
     return process
 
 
-def test_ctrl_c_while_profiling_keeps_finished_shards(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_while_profiling_keeps_finished_shards(tmp_path, number, code, word):
     process = start_profile(tmp_path / "o")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "error: interrupted; finished work is kept" in err
+    assert process.returncode == code
+    assert f"error: {word}; finished work is kept" in err
     assert out == ""
     kept = {path.name: path.read_bytes() for path in (tmp_path / "o").glob("shards/*.parquet")}
     assert kept

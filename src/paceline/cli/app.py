@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from paceline import __version__
 from paceline.cli.output import say
 from paceline.errors import PacelineError
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _USER_ERRNOS = _DISK_FULL | {
@@ -40,8 +41,12 @@ COMMANDS = (
 )
 
 
+class Terminated(BaseException):
+    """A SIGTERM, raised where it found the command, so that work is kept and child processes are ended."""
+
+
 class Edge(TyperGroup):
-    """Commands whose errors end in an exit code: 2 for what a user can cause, 130 for Ctrl-C."""
+    """Commands whose errors end in an exit code: 2 for what a user can cause, 130 for Ctrl-C, 143 for SIGTERM."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -50,6 +55,8 @@ class Edge(TyperGroup):
             raise _failure(str(error), USER_ERROR) from error
         except KeyboardInterrupt as error:
             raise _failure("interrupted; finished work is kept", INTERRUPTED) from error
+        except Terminated as error:
+            raise _failure("terminated; finished work is kept", TERMINATED) from error
         except OSError as error:
             if error.errno not in _USER_ERRNOS:
                 raise
@@ -103,4 +110,9 @@ for _name in COMMANDS:
 
 def main() -> None:
     """Entry point of the installed command."""
+
+    def terminated(*_: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminated)
     app()
