@@ -41,6 +41,11 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
+def _plain(word: str) -> str:
+    """A word of a command; of a path from the root only its name, since the rest says nothing elsewhere."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
 def write_result(name: str, values: dict[str, Any]) -> Path:
     """Write `values` with their provenance to benchmarks/results/NAME.json."""
     if "provenance" in values:
@@ -55,7 +60,9 @@ def write_result(name: str, values: dict[str, Any]) -> Path:
         | {"python": platform.python_version()},
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
-        "command": " ".join(["python", "-m", "benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", "-m", "benchmarks." + Path(sys.argv[0]).stem, *map(_plain, sys.argv[1:])]
+        ),
     }
     path.write_text(json.dumps({"provenance": provenance, **values}, indent=1) + "\n", encoding="utf-8")
     return path
