@@ -2,8 +2,9 @@
 
 Accuracy is the mean over six hard and six average budgets, on the same test samples. Differences are paired by sample,
 means over the seeds of training, with bootstrap intervals over images; beside them the standard deviation over seeds,
-which intervals do not hold. Feature sets that the outcomes lack are left out and listed. Where OUTCOMES does not exist
-it is made first, as by
+which intervals do not hold. Feature sets that the outcomes lack are left out and listed. All kinds are equally frequent
+in these questions, so balancing is judged on train samples where they are not (`uneven`), against the default on these;
+kinds of question stand in for data sets. Where OUTCOMES does not exist it is made first, as by
 
     paceline profile tiny --task digits --out OUTCOMES --configurations 24 --samples 1500 --features-kept all
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.generalisation import DATASETS
 from benchmarks.record import write_result
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
@@ -35,6 +37,7 @@ from paceline.learning.train import train_controller_policy
 from paceline.models.registry import load_model
 from paceline.outcomes.bootstrap import SceneBootstrap, interval
 from paceline.outcomes.store import read_table
+from paceline.outcomes.table import OutcomeTable
 from paceline.profiling.options import ProfileOptions
 from paceline.profiling.sweep import profile
 from paceline.tasks.registry import load_task
@@ -65,6 +68,11 @@ VARIANTS: dict[str, dict[str, str]] = {
     "balance: budget": {"balance": "budget"},
 }
 """Name -> fields of TrainOptions that differ from the default."""
+UNEVEN = ("balance: kind", "balance: data set")
+"""Variants that are judged on uneven train samples."""
+RARE = ("looking", "sums")
+"""Data sets of which one in `RARITY` train samples stays."""
+RARITY = 8
 CHOICES = ("image_features", "question_features")
 
 
@@ -78,18 +86,34 @@ class Judged:
     decision: Mapping[str, Any] = field(default_factory=dict)
 
 
-def judge(path: Path, changes: Mapping[str, str], train: TrainOptions, seeds: Sequence[int]) -> Judged:
+def uneven(table: OutcomeTable) -> OutcomeTable:
+    """The table with kinds as data sets (`DATASETS`), and of those in `RARE` few train samples."""
+    named = {kind: name for name, kinds in DATASETS.items() for kind in kinds}
+    dataset = np.array([named[kind] for kind in table.kind.tolist()])
+    rare = np.flatnonzero((table.split == "train") & np.isin(dataset, RARE))
+    kept = np.full(table.samples, True)
+    kept[rare] = np.random.default_rng(0).random(len(rare)) < 1.0 / RARITY
+    return replace(table, dataset=dataset).select(kept)
+
+
+def judge(
+    path: Path, changes: Mapping[str, str], train: TrainOptions, seeds: Sequence[int], thinned: bool = False
+) -> Judged:
     """Train with `changes` on the outcomes in `path` for every seed, and judge on the test split.
+
+    `thinned`: on uneven train samples.
 
     Raises:
         OutcomesError: the directory does not hold the features.
     """
     table = read_table(path, **{name: changes[name] for name in CHOICES if name in changes})
+    table = uneven(table) if thinned else table
     latency = fit_latency(table, violation_rate=VIOLATION_RATE)
     fit_table, test_table, _ = fit_and_test(table)
     fit, test = problem_of(fit_table, latency), problem_of(test_table, latency)
     unit_ms = fit.unit_ms
     fit, test = fit.with_unit(unit_ms), test.with_unit(unit_ms)
+    validation = fit.select(fit_table.split == "validation")
     budgets_ms = budget_grid(fit.configuration_mean_ms, unit_ms)[0]
     accuracy: dict[str, list[np.ndarray]] = {mode: [] for mode in MODES}
     facts, decision = {}, {}
@@ -99,7 +123,7 @@ def judge(path: Path, changes: Mapping[str, str], train: TrainOptions, seeds: Se
         contender = policy_contender(policy, table.actions)
         shape = test.accuracy.shape
         hard = [one_hot(contender.choose(test, budget, 0.0), *shape) for budget in budgets_ms]
-        choose = priced(contender, fit, test)
+        choose = priced(contender, validation, test)
         average = [choose(budget) for budget in budgets_ms]
         for mode, parts in (("hard", hard), ("average", average)):
             accuracy[mode].append(np.mean([sample_accuracy(test, part) for part in parts], axis=0))
@@ -142,12 +166,17 @@ def ablate(
     progress.start(len(names) + 1, "training one policy per option")
     default = judge(path, VARIANTS[DEFAULT], train, seeds)
     progress.advance()
+    uneven_default = None
+    if set(names) & set(UNEVEN):
+        uneven_default = judge(path, VARIANTS[DEFAULT], train, seeds, thinned=True)
     variants, left_out = {DEFAULT: compared(default, default, bootstrap)}, {}
     for name in names:
         if name != DEFAULT:
             try:
-                found = judge(path, VARIANTS[name], train, seeds)
-                variants[name] = compared(found, default, bootstrap)
+                thinned = name in UNEVEN
+                found = judge(path, VARIANTS[name], train, seeds, thinned)
+                beside = uneven_default if thinned and uneven_default is not None else default
+                variants[name] = compared(found, beside, bootstrap)
             except OutcomesError as error:
                 left_out[name] = str(error).removeprefix(f"{path}")
         progress.advance()
@@ -184,6 +213,7 @@ def main() -> None:
         "train": train.to_json(),
         "seeds": options.seeds,
         "accuracy": "mean over 6 hard or 6 average budgets; over_default: paired by sample, intervals over images",
+        "uneven": {"variants": UNEVEN, "rare": {name: DATASETS[name] for name in RARE}, "one_in": RARITY},
         "fields": {name: VARIANTS[name] for name in found["variants"]},
         **found,
     }

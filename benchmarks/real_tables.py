@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.record import RESULTS, write_result
+from benchmarks.record import RESULTS, commit, write_result
 from benchmarks.standing import markdown, standing
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
@@ -152,7 +152,8 @@ def main() -> None:
             else:
                 table = router_table(arguments.data, name.removeprefix("routellm-"), arguments.work)
                 value = judged_router(table, options, progress)
-            done.write_text(json.dumps(value | {"published": PUBLISHED.get(name, {})}))
+            value |= {"published": PUBLISHED.get(name, {}), "commit": commit()}
+            done.write_text(json.dumps(value))
     tables = {name: json.loads((arguments.work / f"{name}.json").read_text()) for name in names}
     gaps = all_gaps(tables)
     print(markdown(gaps))

@@ -48,6 +48,11 @@ def without_release(software: dict[str, Any]) -> dict[str, Any]:
     return software | {"system": software["system"].split("-")[0]}
 
 
+def _plain(word: str) -> str:
+    """A word of a command; of a path from the root only its name, since the rest says nothing elsewhere."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
 def write_result(name: str, values: dict[str, Any]) -> Path:
     """Write `values` with their provenance to benchmarks/results/NAME.json."""
     if "provenance" in values:
@@ -62,7 +67,9 @@ def write_result(name: str, values: dict[str, Any]) -> Path:
         | {"python": platform.python_version()},
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
-        "command": " ".join(["python", "-m", "benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", "-m", "benchmarks." + Path(sys.argv[0]).stem, *map(_plain, sys.argv[1:])]
+        ),
     }
     path.write_text(json.dumps({"provenance": provenance, **values}, indent=1) + "\n", encoding="utf-8")
     return path

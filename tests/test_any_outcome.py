@@ -29,7 +29,7 @@ from paceline.workflows.deciding import recorded_context
 from paceline.workflows.training import train_controller
 from quick_options import QUICK_REFERENCE
 
-QUICK = TrainOptions(reference=QUICK_REFERENCE, epochs=2, warm_epochs=2)
+QUICK = TrainOptions(reference=QUICK_REFERENCE)
 CONTEST = ContestOptions(replicates=100)
 SAMPLES = 80
 

@@ -1,10 +1,13 @@
 """The ablation of inputs on a table made by formula: what it compares, and what it leaves out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.inputs_ablation import VARIANTS, Judged, ablate, compared
+from benchmarks.generalisation import DATASETS
+from benchmarks.inputs_ablation import RARE, VARIANTS, Judged, ablate, compared, uneven
 from fakes import fake_table
 from paceline.learning.options import TrainOptions
 from paceline.learning.progress import SilentProgress
@@ -36,6 +39,22 @@ def test_options_are_compared_with_the_default_and_missing_sets_are_listed(tmp_p
         low, high = changed["over_default_ci"]
         assert low <= changed["over_default"] <= high
     assert found["variants"]["budget: class"]["hard"]["over_default"] != 0.0
+
+
+def test_balance_is_judged_on_uneven_samples(tmp_path):
+    kinds = [kind for part in DATASETS.values() for kind in part]
+    table = fake_table(240, 36, 48)
+    table = replace(table, kind=np.resize(kinds, table.samples))
+    thin = uneven(table)
+    assert sorted(set(thin.dataset)) == sorted(DATASETS)
+    for name in DATASETS:
+        whole, kept = ((one.split == "train") & np.isin(one.kind, DATASETS[name]) for one in (table, thin))
+        share = kept.sum() / whole.sum()
+        assert (0 < share < 0.3) if name in RARE else share == 1.0
+    assert (thin.split != "train").sum() == (table.split != "train").sum()
+    write_table(tmp_path, table)
+    found = ablate(tmp_path, ["balance: data set"], QUICK, [0], SilentProgress())["variants"]
+    assert found["balance: data set"]["hard"]["over_default"] != 0.0
 
 
 def test_differences_by_hand():

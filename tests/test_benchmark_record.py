@@ -9,7 +9,9 @@ from benchmarks import record
 
 def test_a_result_says_on_what_and_by_which_command_it_was_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record.sys, "argv", ["speed.py", "/mnt/somewhere/data", "runs/x", "--seeds", "2"])
     value = json.loads(record.write_result("speed", {"ms": 3.5}).read_text())
+    assert value["provenance"]["command"] == "python -m benchmarks.speed data runs/x --seeds 2"
     assert value["ms"] == 3.5
     assert set(value["provenance"]) == {"hardware", "software", "date", "commit", "command"}
 

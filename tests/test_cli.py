@@ -239,7 +239,17 @@ def test_demo_runs_everything(tmp_path, monkeypatch):
     monkeypatch.setattr(paceline.workflows.demo, "load_task", lambda name: FakeTask())
     value = run_json("demo", "--quick", "--out", tmp_path / "demo")
     for mode in ("hard", "average"):
-        for name in ("paceline", "best_static", "full", "cheapest", "lookup", "supervised", "oracle"):
+        for name in (
+            "paceline",
+            "best_static",
+            "full",
+            "cheapest",
+            "lookup",
+            "supervised",
+            "oracle",
+            "stacking",
+            "grpo_teacher",
+        ):
             assert len(value[mode]["accuracy"][name]) == len(value[mode]["budgets_ms"])
         assert {"closed_gap", "closed_gap_ci"} <= set(value[mode])
         live = value["live"][mode]

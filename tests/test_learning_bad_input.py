@@ -164,6 +164,49 @@ def test_a_controller_may_be_judged_where_nothing_could_be_learned(tables):
             ["compare", "TABLE", "--learners", "grpo,magic"],
             "learners: got 'grpo,magic', expected 'all' or some of",
         ),
+        (
+            ["train", "TABLE", "--out", "OUT", "--seed", -1],
+            "seed: got -1, expected a whole number of at least 0",
+        ),
+        *(
+            (["train", "TABLE", "--out", "OUT", "--set", setting], expected)
+            for setting, expected in (
+                ("seed=abc", "seed: got 'abc', expected a whole number"),
+                ("reduce=5", "reduce: got 5, expected a text"),
+                ("reduce=null", "reduce: got None, expected a text"),
+                ("balance=5", "balance: got 5, expected a text"),
+                ("augment=0.1", "augment: got 0.1, expected a text"),
+                ("share_projector=5", "share_projector: got 5, expected a text"),
+                ("gradient_checkpointing=no", "gradient_checkpointing: got 'no', expected true or false"),
+                ("score_untested=1", "score_untested: got 1, expected true or false"),
+                ("group_size=", "group_size: got '', expected a whole number"),
+                (
+                    "reference.student.sharpness=0",
+                    "reference.student.sharpness: got 0, expected a number above 0",
+                ),
+                (
+                    "kl_weight=0.1",
+                    "kl_weight: got 0.1 with algorithm 'grpo', which does not read it; set "
+                    "reference.residual.kl_weight, or name an algorithm that trains one network",
+                ),
+                (
+                    "relabel=false",
+                    "relabel: got False with algorithm 'grpo', which does not read it; name an",
+                ),
+            )
+        ),
+        (
+            ["compare", "TABLE", "--learners", "grpo,knn", "--set", "hidden=64"],
+            "hidden: got 64 with algorithm 'grpo', which does not read it; set reference.student.hidden",
+        ),
+        (
+            ["compare", "TABLE", "--learners", "grpo_warm,grpo", "--set", "reward=v1"],
+            "reward: got 'v1' with algorithm 'grpo', whose student takes 'masked' only",
+        ),
+        (
+            ["compare", "TABLE", "--learners", "knn", "--cross-validate", 3, "--seeds", 2],
+            "seeds: got 2 with cross-validation, which trains once per fold",
+        ),
         (["compare", "TABLE", "--learners", ""], "learners: got ''"),
         (["compare", "TABLE", "--learners", "knn,knn"], "each once"),
         (["compare", "TABLE", "--learners", "all,knn"], "learners: got 'all,knn'"),

@@ -28,6 +28,7 @@ from paceline.policies.decision import choose
 from paceline.policies.network import PolicyNetwork
 from paceline.policies.spec import PolicySpec
 from paceline.rewards import RewardParams, reward_v1, reward_v2
+from quick_options import QUICK_REFERENCE
 
 SMALL = TrainOptions(
     algorithm="grpo_warm", hidden=16, members=2, batch_size=64, warm_epochs=4, epochs=3, checkpoint_every=1
@@ -217,9 +218,11 @@ def chosen_accuracy(trained: TrainedPolicy, budget_ms: float) -> float:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_policies_beat_the_best_static_configuration_by_far(algorithm):
     warm = 80 if algorithm == "ppo" else 40  # it knows the fewest rewards per update and is the slowest
-    options = TrainOptions(
-        algorithm=algorithm, hidden=32, members=1, batch_size=50, warm_epochs=warm, epochs=4
-    )
+    options = TrainOptions(reference=QUICK_REFERENCE)
+    if algorithm != "grpo":
+        options = TrainOptions(
+            algorithm=algorithm, hidden=32, members=1, batch_size=50, warm_epochs=warm, epochs=4
+        )
     trained = train_controller_policy(make_table(), make_latency(), options)
     table = make_table().split_rows("test")
     budget = 9.0

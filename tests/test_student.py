@@ -8,6 +8,7 @@ import pytest
 from fakes import fake_table
 from paceline.errors import TrainError
 from paceline.evaluation.times import fit_latency
+from paceline.learning import table_checks
 from paceline.learning.learners.reference import fit_family
 from paceline.learning.learners.task import make_task
 from paceline.learning.options import TrainOptions
@@ -65,6 +66,25 @@ def test_the_student_is_followed_on_samples_it_was_not_trained_on() -> None:
     assert held_out(run.network)["validation_reward"] == pytest.approx(curve[-1])
     solvers = fit_family(task_of(solver_table(), QUICK, (2_000.0,))).run.student.history
     assert all("validation_reward" not in entry for entry in solvers)  # trained on them, too
+
+
+def test_a_student_without_made_up_samples_learns_from_the_real_ones() -> None:
+    alone = dataclasses.replace(QUICK_REFERENCE.student, synthetic_per_sample=0)
+    options = dataclasses.replace(QUICK, reference=dataclasses.replace(QUICK_REFERENCE, student=alone))
+    test = (task := task_of(solver_table(), options, (2_000.0,))).asked[1]
+    policy = fit_family(task).run.student.numpy_policy()
+    chosen = policy.scores(test.image_features, test.question_features, None).argmax(axis=1)
+    assert (chosen == (test.features[:, 0] >= 0)).mean() > 0.9
+
+
+def test_a_reference_that_would_not_fit_into_memory_is_refused(monkeypatch) -> None:
+    table = solver_table()
+    count = int((table.split != "test").sum())
+    monkeypatch.setattr(table_checks, "MOST_REFERENCE_OUTCOMES", 3 * count - 1)
+    with pytest.raises(
+        TrainError, match=f"got {count} train samples x 3 .* train with --algorithm grpo_warm"
+    ):
+        fit_family(task_of(table, QUICK, (2_000.0,)))
 
 
 def test_scores_of_the_student_are_on_the_accuracy_scale() -> None:

@@ -1,7 +1,7 @@
 """`paceline compare`: every learner and baseline on the same splits."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from paceline.cli.output import AsJson, check_writable, emit, to_json
 from paceline.cli.routing_lines import routing_lines
 from paceline.cli.train_command import OutcomesArgument
 from paceline.cli.training_settings import SettingsOption, with_settings
+
+if TYPE_CHECKING:
+    from paceline.learning.options import TrainOptions
 
 
 def run(
@@ -24,7 +27,7 @@ def run(
         typer.Option(
             "--learners", "--algorithms", help="Names separated by commas, or all (docs/learners.md)."
         ),
-    ] = "grpo,supervised",
+    ] = "grpo,grpo_teacher,stacking,grpo_scratch,supervised",
     cross_validate: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +54,6 @@ def run(
     from paceline.evaluation.contest import ContestOptions
     from paceline.evaluation.cross_validation import cross_validate_learners, parse_folds
     from paceline.learning.learners.registry import parse_learners
-    from paceline.learning.options import TrainOptions
     from paceline.outcomes.store import read_table
     from paceline.report.html import write_report
     from paceline.report.learner_plots import save_learner_plots
@@ -61,9 +63,10 @@ def run(
 
     if report is not None or plots is not None:
         import_matplotlib()
+    names = parse_learners(learners)
     options = CompareOptions(
-        learners=parse_learners(learners),
-        train=with_settings(TrainOptions(seed=seed), settings or []),
+        learners=names,
+        train=_options(names, seed, settings or []),
         contest=ContestOptions(
             budgets_ms=parse_budgets("budgets_ms", budgets_ms),
             average_budgets_ms=parse_budgets("average_budgets_ms", average_budgets_ms),
@@ -75,7 +78,7 @@ def run(
         seeds=seeds,
     )
     check_writable(out, report, plots)
-    table = read_table(outcomes)
+    table = read_table(outcomes, **options.train.feature_choice)
     one_thread()
     with Bar() as bar:
         if cross_validate is None:
@@ -93,3 +96,16 @@ def run(
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(to_json(results) + "\n")
     emit(results, [*result_tables(results), *routing_lines(results)], as_json=as_json)
+
+
+def _options(learners: tuple[str, ...], seed: int, settings: list[str]) -> "TrainOptions":
+    """Options of training for these learners; TrainError for one that none of them reads."""
+    from paceline.learning.learners.registry import NETWORKS
+    from paceline.learning.options import TrainOptions
+    from paceline.learning.unread_options import refuse_unread
+
+    network = next((name for name in learners if name in NETWORKS), None)
+    options = with_settings(TrainOptions(algorithm=network or "grpo", seed=seed), settings)
+    if network is None:
+        refuse_unread(options)
+    return options

@@ -18,7 +18,7 @@ SettingsOption = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Any other option of training, such as kl_weight=0.1; repeatable (docs/learners.md).",
+        help="Any other option of training, such as reference.student.hidden=64; repeatable (docs/learners.md).",
     ),
 ]
 

@@ -14,7 +14,7 @@ from paceline.evaluation.splits import fit_and_test
 from paceline.evaluation.stability import stability
 from paceline.evaluation.times import fit_latency
 from paceline.latency.estimate import LatencyEstimator
-from paceline.learning.learners.registry import LEARNERS, from_policy
+from paceline.learning.learners.registry import LEARNERS, check_options, from_policy
 from paceline.learning.learners.task import LearnerTask, make_task
 from paceline.learning.options import TrainOptions
 from paceline.learning.problem import problem_of
@@ -26,7 +26,7 @@ from paceline.outcomes.table import OutcomeTable
 TUNING = (
     "none on this table: every learner runs with its defaults; neighbours and clusters take the best of five sizes by "
     "inner folds, networks stop on validation rewards, the residual on inner folds, trees and the student have a "
-    "fixed length"
+    "fixed length; where times are runtimes, those that do not stop on validation samples learn from these, too"
 )
 
 
@@ -46,6 +46,7 @@ class CompareOptions:
             raise TrainError(
                 f"learners: got {list(self.learners)}, expected one or more of {', '.join(LEARNERS)}, each once"
             )
+        check_options(self.learners, self.train)
         for name in ("processes", "seeds"):
             if getattr(self, name) < 1:
                 raise TrainError(f"{name}: got {getattr(self, name)}, expected at least 1")

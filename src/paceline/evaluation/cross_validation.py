@@ -54,6 +54,11 @@ def cross_validate_learners(
     Raises OutcomesError for a table without such folds, and what `compare` raises.
     """
     options, progress = options or CompareOptions(), progress or SilentProgress()
+    if options.seeds > 1:
+        raise TrainError(
+            f"seeds: got {options.seeds} with cross-validation, which trains once per fold; give another --seed to "
+            "repeat it, or compare on one split with several seeds"
+        )
     check_learnable(table, split=None)
     table = table.select(np.asarray(table.tested.all(axis=1)))
     if not table.samples:

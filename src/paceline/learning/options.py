@@ -41,6 +41,8 @@ PRECISIONS = ("float32", "bfloat16")
 REWARDS = ("masked", "v1", "v2", "learned")
 BASELINES = ("none", "full", "best_static")
 BASELINE_SCOPES = ("split", "sample")
+SWITCHES = ("score_untested", "divide_by_std", "mask_infeasible", "relabel", "gradient_checkpointing")
+TEXTS = ("reduce", "balance", "augment", "budget_range", "reward_model", "share_projector")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +144,7 @@ class TrainOptions:
         ):
             if getattr(self, name) not in allowed:
                 raise TrainError(f"{name}: got {getattr(self, name)!r}, expected one of {list(allowed)}")
+        self._check_types()
         if self.score_untested and self.head not in UNTESTED_HEADS:
             raise TrainError(
                 f"score_untested: head {self.head!r} scores tested configurations only, expected one of "
@@ -172,7 +175,7 @@ class TrainOptions:
         _check_whole("epochs", self.epochs, 0)
         if self.warm_epochs + self.epochs == 0:
             raise TrainError("epochs and warm_epochs: got 0 for both, expected at least one epoch")
-        if self.group_size:
+        if self.group_size is not None and self.group_size != 0:
             _check_whole("group_size", self.group_size, 1 if self.algorithm == "ppo" else 2)
         for name in ("temperature", "learning_rate", "policy_learning_rate", "gradient_clip"):
             _check_number(name, getattr(self, name), above=0.0)
@@ -183,9 +186,6 @@ class TrainOptions:
             _check_number(name, getattr(self, name))
         if self.kl_weight is not None:
             _check_number("kl_weight", self.kl_weight)
-        for name in ("divide_by_std", "mask_infeasible", "relabel"):
-            if not isinstance(getattr(self, name), bool):
-                raise TrainError(f"{name}: got {getattr(self, name)!r}, expected true or false")
         _check_number("dropout", self.dropout, below=1.0)
         for name in ("average_share", "mixed_share"):
             _check_number(name, getattr(self, name), at_most=1.0)
@@ -221,6 +221,17 @@ class TrainOptions:
         """What `outcomes.store.read_table` must be told, so that the table holds the features asked for."""
         asked = {"image_features": self.image_features, "question_features": self.question_features}
         return {name: features for name, features in asked.items() if features is not None}
+
+    def _check_types(self) -> None:
+        """The options that are a truth value, a text or a seed."""
+        _check_whole("seed", self.seed, 0)
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise TrainError(f"{name}: got {getattr(self, name)!r}, expected true or false")
+        for name in TEXTS:
+            value = getattr(self, name)
+            if not (isinstance(value, str) or (value is None and name != "reduce")):
+                raise TrainError(f"{name}: got {value!r}, expected a text")
 
     def _check_inputs(self) -> None:
         for name, allowed in (

@@ -10,6 +10,21 @@ MOST_CONFIGURATIONS = 4096
 """Tested configurations that learners take: there are trees, an output and a column of every array per configuration,
 and each needs samples of its own. Reference models take minutes at a few hundred and days at ten thousand."""
 
+MOST_REFERENCE_OUTCOMES = 5_000_000
+"""Train samples x configurations that a reference policy is fitted on: its forest keeps about 800 bytes for each, and
+predictions of several models are held beside it."""
+
+
+def check_reference_size(samples: int, configurations: int) -> None:
+    """Raise TrainError for a table whose reference policy would not fit into memory."""
+    outcomes = samples * configurations
+    if outcomes > MOST_REFERENCE_OUTCOMES:
+        raise TrainError(
+            f"outcomes: got {samples:,} train samples x {configurations:,} configurations = {outcomes:,} outcomes, "
+            f"expected at most {MOST_REFERENCE_OUTCOMES:,} for GRPO on a reference policy, which holds predictions of "
+            "several models in memory; train with --algorithm grpo_warm, which reads any table in pieces"
+        )
+
 
 def check_learnable(table: OutcomeTable, split: str | None = "train") -> None:
     """Raise TrainError for a table from which nothing can be learned.

@@ -44,8 +44,8 @@ def learners(results: Results) -> Html:
     parts += _stability(results)
     return page.section(
         "learners", "Every learner", parts,
-        note="Closed gap: the share of what the oracle has over the best static configuration. Same features, splits, "
-        "budgets and stopping for all.",
+        note="Closed gap: the share of what the oracle has over the best static configuration. Same features, splits "
+        "and budgets for all.",
     )  # fmt: skip
 
 

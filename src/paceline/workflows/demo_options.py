@@ -42,7 +42,8 @@ class DemoOptions:
         )
     )
     train: TrainOptions = field(default_factory=TrainOptions)
-    rivals: tuple[str, ...] = ("supervised",)  # algorithms that are trained to compare with
+    # Learners to compare with; teacher and stacking show what of the student's gain is not policy optimisation.
+    rivals: tuple[str, ...] = ("grpo_teacher", "stacking", "supervised")
     replicates: int = 1000  # of the bootstrap
     requests: int = 200  # live, per kind of budget
     violation_rate: float = 0.05  # promised share of requests over a hard budget
@@ -65,5 +66,5 @@ class DemoOptions:
             shard_samples=8,
             splits=(0.5, 0.25, 0.25),
         )
-        train = TrainOptions(warm_epochs=8, epochs=4, members=1, reference=QUICK)
+        train = TrainOptions(reference=QUICK)
         return cls(profile=profile, train=train, replicates=200, requests=20, seed=seed)

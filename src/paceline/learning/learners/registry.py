@@ -10,6 +10,7 @@ from paceline.learning.learners.policy_contender import policy_contender
 from paceline.learning.learners.reference import fit_family
 from paceline.learning.learners.simple import VotingForest, fit_kmeans, fit_knn, fit_trees
 from paceline.learning.learners.task import LearnerTask
+from paceline.learning.options import TrainOptions
 from paceline.learning.train import train_controller_policy
 from paceline.learning.trained import TrainedPolicy
 
@@ -68,6 +69,13 @@ def parse_learners(text: str) -> tuple[str, ...]:
     return names
 
 
+def check_options(learners: tuple[str, ...], options: TrainOptions) -> None:
+    """Raise TrainError for options that one of the learners cannot have."""
+    for name in learners:
+        if name not in SIMPLE:
+            replace(options, algorithm="grpo" if name in FAMILY else name)
+
+
 def jobs_of(learners: tuple[str, ...]) -> list[tuple[str, ...]]:
     """What can run apart: the family in one job, every other learner in its own.
 
@@ -103,7 +111,7 @@ def from_policy(name: str, policy: TrainedPolicy, task: LearnerTask, seconds: fl
 
 
 def _fit_family(task: LearnerTask, names: tuple[str, ...]) -> FittedLearners:
-    family = fit_family(task)
+    family = fit_family(replace(task, options=replace(task.options, algorithm="grpo")))
     student = policy_contender(
         family.run.student.numpy_policy(), task.table.actions, scale=task.latency.scale
     )

@@ -164,6 +164,8 @@ def _check_part(part: str, options: Any) -> None:
             check_whole(f"reference.{name}", value, 0 if name in MAY_BE_ZERO else LEAST.get(name, 1))
         elif item.name == "dropout":
             check_number(f"reference.{name}", value, below=1.0)
+        elif name == "student.sharpness":
+            check_number(f"reference.{name}", value, above=0.0)
         elif item.name in SHARES or item.name == "learning_rate":
             low = 0.0 if name != "residual.share" else None
             check_number(f"reference.{name}", value, above=low, at_most=1.0)

@@ -57,7 +57,10 @@ class _Lessons:
         mixed = channel.share * channel.held_out + (1 - channel.share) * channel.stack.held_out
         self.temperature = max(float(mixed.std()), 1e-12) / sharpness
         # Made-up samples were seen by the outcome models in part, so their values spread further than held-out ones.
-        self.shrink = float(channel.stack.held_out.std()) / max(float(channel.stack.asked[part].std()), 1e-12)
+        told = channel.stack.asked[part]
+        self.shrink = (
+            float(channel.stack.held_out.std()) / max(float(told.std()), 1e-12) if len(told) else 1.0
+        )
         self._known: list[Tensor] = []
         if channel.policy.ranges is None:  # one context: everything can be said before
             self._known = [
@@ -125,10 +128,11 @@ def fit_student(
     absolute = problem.cutoff_ms is None
     history: list[dict[str, Any]] = []
     recent: list[tuple[float, float]] = []
+    count_made = options.synthetic_batch_size if len(made) else 0
     for step in range(steps):
         lesson = lessons[step % len(lessons)]
         real = torch.randint(problem.samples, (options.batch_size,), generator=generator)
-        fake = torch.randint(len(made), (options.synthetic_batch_size,), generator=generator)
+        fake = torch.randint(max(len(made), 1), (count_made,), generator=generator)
         rows = torch.cat([real, source[fake]])
         drawn = _at(contexts.draw(rows, generator), lesson.channel.budget_ms)
         values = torch.cat(

@@ -27,7 +27,9 @@ from paceline.learning.reference.prediction_store import PredictionStore
 from paceline.learning.reference.student import Measure, fit_student, student_temperature
 from paceline.learning.reference.synthetic import synthetic_features
 from paceline.learning.reference.teacher import Teacher, fit_teacher
+from paceline.learning.table_checks import check_reference_size
 from paceline.learning.trained import TrainedPolicy
+from paceline.learning.unread_options import refuse_unread
 from paceline.learning.validation import validate
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.inputs import InputSpec
@@ -51,6 +53,7 @@ def train_student(
     Where times are known only afterwards no prices have to be found, and validation samples are trained on too.
     Cross-fitted predictions are kept in `checkpoint_dir`, so that an interrupted run goes on where it was.
     """
+    refuse_unread(options)
     complete = table.tested.all(axis=1)
     wanted = table.split != "test" if latency.facts.get("cutoff_ms") else table.split == "train"
     kept = complete & wanted
@@ -146,6 +149,7 @@ def train_reference(
     student's history tells of it besides its losses.
     """
     started = time.perf_counter()
+    check_reference_size(train.samples, len(train.actions))
     train, preparation = _balanced(train, preparation, options.seed)
     reference, balanced = options.reference, parse_balance(options.balance)[1]
     made_count = min(reference.student.synthetic_per_sample * train.samples, reference.student.most_synthetic)
