@@ -8,7 +8,7 @@ turns, so that what else the machine does falls on all of them. Memory is the la
 mapped files included. Time per epoch includes the validation after it; the first epoch of a stage is left out.
 
 The algorithm is `grpo_warm`, which trains one network. The default `grpo` keeps the predictions of its reference in
-memory and is for tables of up to 5 million outcomes; it is not measured here.
+memory and is for tables of up to 5 million outcomes of train samples; it is not measured here.
 """
 
 import argparse
