@@ -23,12 +23,23 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
 
+# Many hours on two cores, and every result file is written anew. main_job makes runs/main_job/outcomes, which learners,
+# generalisation, unseen_configurations, reward_slide and the second ppo_speed judge; the others make their own tables.
+# real_tables needs data of others and is run by hand: `python -m benchmarks.real_tables DATA`, see its docstring for DATA.
 bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.embedded_model
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.main_job
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.sampling_plans
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.learners
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.generalisation
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.unseen_configurations
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.reward_slide
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.sampling_plans
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.inputs_ablation runs/inputs_ablation/outcomes
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.import_size
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.training_scale
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.ppo_speed
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.ppo_speed --outcomes runs/main_job/outcomes --name embedded_model
 
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.
 train-tiny: $(INSTALLED)

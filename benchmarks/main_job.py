@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, write_result
+from benchmarks.record import RESULTS, without_release, write_result
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
 from paceline.profiling.options import ProfileOptions
@@ -82,7 +82,8 @@ def main() -> None:
             section.pop(name, None)
     for name in ("controller", "report"):
         results.pop(name)
-    results["evaluation"] = results.pop("provenance")
+    evaluation = results.pop("provenance")
+    results["evaluation"] = evaluation | {"software": without_release(evaluation["software"])}
     kept = {"remark": options.remark, "promises": promises(results), **results}
     path = write_result("main_job", kept)
     for mode in ("hard", "average"):

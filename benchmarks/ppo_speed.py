@@ -1,4 +1,4 @@
-"""Time to the same validation reward: Paceline's GRPO and Stable-Baselines3's PPO over one outcome table.
+"""Time to the same validation reward: Paceline's `grpo_warm` and Stable-Baselines3's PPO over one outcome table.
 
     pip install -e '.[bench]'
     python -m benchmarks.ppo_speed                      # a generated table of 5,000 samples x 64 configurations
@@ -6,9 +6,10 @@
 
 Both learn from the same train samples, features (standardised alike) and contexts (hard budgets and prices of time,
 drawn alike), in one process and on one thread, taking turns by seed. Both are judged alike: mean validation reward of
-the best feasible configuration by their scores, over 16 contexts, with the clock stopped. Paceline runs with its
-default options; its own validation after every epoch counts. PPO gets all requests of a step at once from numpy. Its
-settings are tried on one seed first, for the same time as a run; the one with the best reward is taken.
+the best feasible configuration by their scores, over 16 contexts, with the clock stopped. Paceline runs `grpo_warm`
+(one network; not the default learner `grpo`) with the default options of everything else; its own validation after
+every epoch counts. PPO gets all requests of a step at once from numpy. Its settings are tried on one seed first, for
+the same time as a run; the one with the best reward is taken.
 
 The target is the lowest, over seeds, of the best rewards that PPO reaches within its time: every run of PPO gets there.
 Time is of the processor, as it does not depend on what else the machine does; the wall clock is recorded too.
@@ -46,6 +47,7 @@ from paceline.outcomes.store import read_table
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.network import PolicyNetwork
 
+ALGORITHM = "grpo_warm"
 SAMPLES, CONFIGURATIONS = 5000, 64
 REQUIRED_RATIO = 20.0
 STEPS = 8  # batches of Paceline between judgements
@@ -111,7 +113,7 @@ def judge(
 
 def static_reward(world: World) -> float:
     """Of the configuration with the highest mean accuracy less the price, among the feasible."""
-    options = TrainOptions(algorithm="grpo_warm")
+    options = TrainOptions(algorithm=ALGORITHM)
     _, source = world.sources(options)
     accuracy = torch.from_numpy(world.train.configuration_means(world.train.accuracy))
     share = torch.from_numpy(
@@ -137,8 +139,8 @@ class JudgedTrainer(Trainer):
 
 
 def run_paceline(world: World, seed: int) -> Curve:
-    """`train_controller_policy` from its arrays on, with default options."""
-    options, curve, watch = TrainOptions(algorithm="grpo_warm", seed=seed), Curve(), Stopwatch()
+    """`train_controller_policy` from its arrays on, with the algorithm's default options."""
+    options, curve, watch = TrainOptions(algorithm=ALGORITHM, seed=seed), Curve(), Stopwatch()
     train, validation = world.sources(options)
     generator = torch.Generator().manual_seed(seed)
     network = PolicyNetwork(train.spec, world.table.space, dropout=options.dropout, generator=generator)
@@ -225,6 +227,7 @@ def main() -> None:
     static, target = static_reward(world), min(max(curve.reward) for curve in theirs)
     found = {clock: compared(ours, theirs, target, clock) for clock in ("processor", "wall")}
     entry = {
+        "algorithm": ALGORITHM,
         "train_samples": len(world.train.features),
         "configurations": len(world.table.actions),
         "features": world.table.features.shape[1],

@@ -41,6 +41,13 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
+def without_release(software: dict[str, Any]) -> dict[str, Any]:
+    """Recorded software with the plain name of the system: older outcomes also name the release of its kernel."""
+    if "system" not in software:
+        return software
+    return software | {"system": software["system"].split("-")[0]}
+
+
 def _plain(word: str) -> str:
     """A word of a command; of a path from the root only its name, since the rest says nothing elsewhere."""
     return Path(word).name if Path(word).is_absolute() else word

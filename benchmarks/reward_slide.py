@@ -37,8 +37,8 @@ from paceline.rewards import RewardParams
 VIOLATION_RATE = 0.05
 FULL_MS = 1000.0
 """What the full configuration takes where v1 is tried in its own unit."""
-TRAIN = TrainOptions(algorithm="grpo_scratch", members=1)
-"""The published training: from random weights, with groups of sampled actions."""
+TRAIN = TrainOptions(algorithm="grpo_scratch", members=1, kl_weight=0.15)
+"""The published training: from random weights, with groups of sampled actions, held by a KL to where it began."""
 
 
 def options_of(full_ms: float) -> dict[str, dict[str, Any]]:

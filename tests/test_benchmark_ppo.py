@@ -1,6 +1,7 @@
 """The comparison with PPO: requests pay what the table says, and ratios are those of first arrivals."""
 
 import importlib.util
+import json
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from benchmarks.generated_table import SPACE, write_generated
 from benchmarks.ppo_requests import MISSED, Requests
+from benchmarks.record import RESULTS
 from benchmarks.time_to_target import Curve, Stopwatch, compared
-from benchmarks.training_scale import growth
+from benchmarks.training_scale import ALGORITHM, growth
 from fakes import fake_table
 from paceline.evaluation.times import fit_latency
 from paceline.learning.contexts import ContextRanges, context_ranges
@@ -83,13 +85,22 @@ def test_growth_of_linear_time_is_one():
             "memory_gib": samples / 1e5,
             "outcome_epoch_processor_seconds": 1e-4 * samples,
             "grpo_epoch_processor_seconds": 1e-9 * samples**2,
+            "outcome_epoch_seconds": 1e-6 * samples**1.5,
+            "grpo_epoch_seconds": 1e-14 * samples**3,
         }
         for samples in (12_500, 25_000, 900_000)
     ]
     found = growth(lines)
-    assert (found["outcome_exponent"], found["grpo_exponent"]) == (1.0, 2.0)
+    assert (found["outcome_processor_exponent"], found["grpo_processor_exponent"]) == (1.0, 2.0)
+    assert (found["outcome_wall_exponent"], found["grpo_wall_exponent"]) == (1.5, 3.0)
     assert not found["within_memory_limit"]
     assert growth(lines[:1]) == {"within_memory_limit": True}
+
+
+def test_the_committed_exponents_are_those_of_the_committed_seconds():
+    recorded = json.loads((RESULTS / "training_scale.json").read_text())
+    assert recorded["growth"] == growth(recorded["sizes"])
+    assert recorded["algorithm"] == ALGORITHM
 
 
 def test_the_generated_table_can_be_learned_from(tmp_path):

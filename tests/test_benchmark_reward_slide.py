@@ -1,10 +1,12 @@
 """The benchmark of rewards: what it judges, and that v1 in another unit of time is v1 on a slower machine."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
+from benchmarks.record import RESULTS
 from benchmarks.reward_slide import TRAIN, Judge, options_of, over_seeds, slide, train_subset
 from benchmarks.reward_slide_plot import LOOKS, save_plot
 from fakes import fake_table
@@ -23,6 +25,14 @@ def test_v1_in_seconds_is_v1_on_a_slower_machine():
         reward_v1(accuracy, 20 * latency, 20 * budget, RewardParams()),
     )
     assert options_of(50.0)["v1"] == {"reward": "v1", "mask_infeasible": False}
+
+
+def test_the_command_trains_as_the_committed_result_did():
+    recorded = json.loads((RESULTS / "reward_slide.json").read_text())["train_options"]
+    if "clip_eps" in recorded:  # one number then, an equal pair now
+        recorded["clip_eps_low"] = recorded["clip_eps_high"] = recorded.pop("clip_eps")
+    now = TRAIN.to_json()
+    assert {name: now[name] for name in recorded} == recorded
 
 
 def test_a_subset_takes_train_samples_only():

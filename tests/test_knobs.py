@@ -53,7 +53,7 @@ def test_ends_and_indices(space):
         assert listed == list(space.configuration(action).values())
 
 
-def test_the_seed_space():
+def test_the_default_space():
     assert SEED_SPACE.names == ("max_crops", "top_k", "num_active_blocks")
     assert SEED_SPACE.shape == (6, 8, 9)
     assert SEED_SPACE.size == 432

@@ -105,9 +105,11 @@ def test_costs_on_the_mean_are_kept() -> None:
         train=QUICK,
         contest=ContestOptions(replicates=200, average_budgets_ms=(0.003, 0.006)),
     )
-    value = compare(priced_table(), options)["average"]
+    table = priced_table(4_000)  # a price found on 1,000 samples meets the budget on 1,000 others
+    value = compare(table, options)["average"]
     for name in ("paceline", "knn", "best_static"):
-        assert value["realised_share"][name] == pytest.approx([1.0, 1.0], abs=0.45)  # of 60 samples
+        for share in value["realised_share"][name]:
+            assert 0.8 < share < 1.1, name
     assert value["accuracy"]["paceline"][1] > value["accuracy"]["best_static"][1] + 0.1
 
 
@@ -126,7 +128,9 @@ def test_processes_change_nothing() -> None:
     made = [
         compare(
             solver_table(),
-            CompareOptions(learners=("knn", "lightgbm"), train=QUICK, contest=CONTEST, processes=count),
+            CompareOptions(
+                learners=("knn", "lightgbm", "supervised"), train=QUICK, contest=CONTEST, processes=count
+            ),
         )
         for count in (1, 2)
     ]

@@ -146,7 +146,7 @@ def test_a_subset_of_the_knobs_leaves_the_others_full(model):
     assert len(only.generate(overview, {"top_k": 2}, 2).tokens) == 2
 
 
-def test_a_model_has_the_seed_space_unless_its_directory_says_otherwise(model, tmp_path):
+def test_a_model_has_the_default_space_unless_its_directory_says_otherwise(model, tmp_path):
     assert ElasticMolmoE(random_model(TINY), name="tiny").knobs == SEED_SPACE
     save_model(model.model, tmp_path / "own", knobs=KNOBS)
     assert load_elastic(tmp_path / "own", name="own").knobs == KNOBS

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def test_the_manifest_says_what_was_measured(tmp_path: Path):
     assert manifest.image_width == IMAGE_WIDTH
     assert manifest.hardware["cpus"] >= 1
     assert {"python", "numpy"} <= set(manifest.software)
+    assert manifest.software["system"] == platform.system()
     expected = {"samples": 20, "configurations": 12, "rows": 240, "timed_samples": 8, "timed_rows": 96}
     assert {name: manifest.audit[name] for name in expected} == expected
     assert manifest.audit["clock_cost_ms"] > 0

@@ -17,7 +17,7 @@ ASSETS = Path("src/paceline/assets/models/tiny")
 LOG = Path("benchmarks/results/training_tiny.jsonl")
 STAGES = ("vision", "language", "joint", "ladder")
 KNOBS = KnobSpace((Knob(name="max_crops", options=(1, 2, 4, 6, 8, 10, 12)), *SEED_SPACE.knobs[1:]))
-"""The seed's knob space, and one crop: on images this small it shows what the overview shows, and no more."""
+"""The default knob space, and one crop: on images this small it shows what the overview shows, and no more."""
 
 
 def main() -> None:

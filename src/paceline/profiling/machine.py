@@ -20,8 +20,11 @@ def hardware() -> dict[str, Any]:
 
 
 def software() -> dict[str, str]:
-    """Versions of Python and of the packages that matter to outcomes; a package that is absent is left out."""
-    facts = {"python": platform.python_version(), "system": platform.platform()}
+    """Versions of Python and of the packages that matter to outcomes; a package that is absent is left out.
+
+    The system goes by its name alone: the release of its kernel tells more of the machine than of the outcomes.
+    """
+    facts = {"python": platform.python_version(), "system": platform.system()}
     for package in PACKAGES:
         try:
             facts[package] = version(package)

@@ -1,7 +1,7 @@
 """A model directory: config.json, tokenizer.json, model.safetensors.
 
-Beside them may lie block_ranking.json, where somebody measured it, and knobs.json, where the options differ from the
-seed's.
+Beside them may lie block_ranking.json, where somebody measured it, and knobs.json, where the knobs are not the default
+knob space.
 """
 
 import json
@@ -85,7 +85,7 @@ def load_ranking(directory: Path) -> list[int] | None:
 
 
 def load_knobs(directory: Path) -> KnobSpace:
-    """What can be turned on this model: its own knobs.json, or the seed's knob space where there is none."""
+    """What can be turned on this model: its own knobs.json, or the default knob space where there is none."""
     path = directory / KNOBS
     if not path.exists():
         return SEED_SPACE
