@@ -1,8 +1,8 @@
 """What policies do with what they did not see: new data sets, budgets outside training, several data sets at once.
 
 Three tables, each with intervals over images, paired by sample. The embedded model's questions are of one data set, so
-kinds of question stand in for data sets: four of three kinds each (`DATASETS`). Training is short and on some of the
-train samples (`--train`, `--warm-epochs`, `--epochs`): differences between rows count, not how good the best can be.
+kinds of question stand in for data sets: four of three kinds each (`DATASETS`). Training is short (`--warm-epochs`,
+`--epochs`): differences between rows count, not how good the best can be.
 One seed: intervals hold the test samples' chance, not that of training or of which samples were labelled.
 """
 
@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -263,7 +262,6 @@ def main() -> None:
     parser.add_argument("--name", default="generalisation", help="of the result file")
     options = parser.parse_args()
     one_thread()
-    started = perf_counter()
     profiled = read_table(options.outcomes)
     table = with_datasets(profiled, options.train, options.seed)
     train = TrainOptions(
@@ -286,7 +284,6 @@ def main() -> None:
         "adapt": asdict(AdaptOptions()),
         "budget_ranges": RANGES,
         "positions": POSITIONS,
-        "seconds": perf_counter() - started,
         **value,
     }
     path = write_result(options.name, result)

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.record import RESULTS, without_release, write_result
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
+from paceline.learning.options import TrainOptions
 from paceline.profiling.options import ProfileOptions
 from paceline.report.plots import save_frontier
 from paceline.workflows.demo import run_demo
@@ -51,7 +52,7 @@ def promises(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write benchmarks/results/main_job.json and the frontier plots."""
+    """Write benchmarks/results/NAME.json, and the frontier plots of the README with it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/main_job"))
     parser.add_argument("--configurations", type=int, default=64)
@@ -59,6 +60,8 @@ def main() -> None:
     parser.add_argument("--timed-samples", type=int, default=120)
     parser.add_argument("--splits", type=float, nargs=3, default=(0.6, 0.1, 0.3))
     parser.add_argument("--batch-threads", type=int, default=2)
+    parser.add_argument("--algorithm", default="grpo_warm", help="of the controller; grpo_warm's is shipped")
+    parser.add_argument("--name", default="main_job", help="of the result file")
     parser.add_argument("--remark", default="", help="what a reader of the result must know")
     parser.add_argument("--ship", action="store_true", help=f"copy the controller to {SHIPPED}")
     options = parser.parse_args()
@@ -74,7 +77,12 @@ def main() -> None:
     with Bar() as bar:
         results = run_demo(
             options.out,
-            replace(DemoOptions(replicates=2000), profile=profile, rivals=("supervised", "outcome")),
+            replace(
+                DemoOptions(replicates=2000),
+                profile=profile,
+                train=TrainOptions(algorithm=options.algorithm),
+                rivals=("supervised", "outcome"),
+            ),
             bar,
         )
     for section in results["live"].values():  # one number per request: in results.json of the run, not here
@@ -85,8 +93,8 @@ def main() -> None:
     evaluation = results.pop("provenance")
     results["evaluation"] = evaluation | {"software": without_release(evaluation["software"])}
     kept = {"remark": options.remark, "promises": promises(results), **results}
-    path = write_result("main_job", kept)
-    for mode in ("hard", "average"):
+    path = write_result(options.name, kept)
+    for mode in ("hard", "average") if options.name == "main_job" else ():
         for theme in ("light", "dark"):
             save_frontier(results, RESULTS / f"frontier_{mode}_{theme}.svg", mode, theme)
     if options.ship:
