@@ -10,7 +10,7 @@ from paceline.learning.deadlines import runtime_quantiles
 from paceline.learning.problem import Problem
 
 QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90)
-"""Of the mean latencies of the tested configurations; the full configuration's mean comes last."""
+"""Of the mean latencies of the tested configurations; the full configuration's mean is one more budget."""
 
 
 DEADLINES = (0.25, 0.50, 0.75)
@@ -18,9 +18,14 @@ DEADLINES = (0.25, 0.50, 0.75)
 
 
 def budget_grid(configuration_mean_ms: np.ndarray, full_ms: float) -> tuple[list[float], list[float | None]]:
-    """Budgets in ms and the quantiles they stand for (1.0 for the full configuration's mean latency)."""
+    """Budgets in ms, ascending, and the quantiles they stand for (1.0 for the full configuration's mean latency).
+
+    >>> budget_grid(np.array([1.0, 9.0, 5.0]), 4.0)
+    ([1.8, 3.0, 4.0, 5.0, 7.0, 8.2], [0.1, 0.25, 1.0, 0.5, 0.75, 0.9])
+    """
     budgets = [float(value) for value in np.quantile(configuration_mean_ms, QUANTILES)]
-    return [*budgets, float(full_ms)], [*QUANTILES, 1.0]
+    named = sorted(zip([*budgets, float(full_ms)], [*QUANTILES, 1.0], strict=True), key=lambda pair: pair[0])
+    return [budget for budget, _ in named], [quantile for _, quantile in named]
 
 
 def deadline_grid(problem: Problem) -> tuple[list[float], list[float | None]]:
