@@ -293,8 +293,9 @@ def test_every_pair_of_head_and_algorithm_trains_or_says_why_not(head, algorithm
         ):
             dataclasses.replace(SMALL, head=head, algorithm=algorithm)
         return
-    options = TrainOptions(head=head, reference=QUICK_REFERENCE)
-    if algorithm != "grpo":
+    if algorithm == "grpo":
+        options = TrainOptions(head=head, reference=QUICK_REFERENCE)
+    else:
         options = dataclasses.replace(SMALL, head=head, algorithm=algorithm)
     trained = train(options)
     assert np.isfinite(trained.facts["validation_reward"])
