@@ -1,0 +1,53 @@
+"""Tables of the documentation are those of the committed results."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+COLUMNS = [
+    (scenario, kind)
+    for scenario in ("QBF-2011", "MAXSAT12-PMS", "CSP-2010", "CPMP-2015")
+    for kind in ("par10", "deadlines")
+] + [("routellm-mmlu", "average"), ("routellm-gsm8k", "average")]
+
+
+def rows_of(page: str, first: str) -> dict[str, list[str]]:
+    """First cell -> the other cells, of the table whose header begins with a word."""
+    lines = (ROOT / "docs" / page).read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |")) + 2
+    rows = {}
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        rows[name] = cells
+    return rows
+
+
+def test_closed_gaps_of_the_learners():
+    tables = json.loads((RESULTS / "real_tables.json").read_text())["tables"]
+    embedded = json.loads((RESULTS / "learners.json").read_text())
+    gaps = [tables[name]["closed_gaps"][kind] for name, kind in COLUMNS]
+    gaps += [embedded[mode]["closed_gaps"] for mode in ("hard", "average")]
+    quoted = rows_of("learners.md", "learner | QBF-2011 PAR10")
+    assert len(quoted) == 14
+    for name, cells in quoted.items():
+        learner = name.split("`")[1]
+        means = [values["paceline" if learner == "grpo" else learner]["mean"] for values in gaps]
+        expected = [f"{value:.2f}" for value in [*means, float(np.mean(means))]]
+        shown = [cell.replace("-.", "-0.") if cell.startswith("-") else f"0{cell}" for cell in cells]
+        assert shown == expected, learner
+
+
+def test_the_ablation_of_inputs():
+    variants = json.loads((RESULTS / "inputs_ablation.json").read_text())["variants"]
+    quoted = rows_of("inputs.md", "option | hard budgets")
+    assert set(quoted) == set(variants) - {"default"}
+    for name, cells in quoted.items():
+        for mode, cell in zip(("hard", "average"), cells, strict=False):
+            value = variants[name][mode]
+            low, high = value["over_default_ci"]
+            assert cell == f"{100 * value['over_default']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", name
