@@ -101,6 +101,7 @@ def judged_scenario(table: OutcomeTable, options: CompareOptions, progress: Bar)
         "deadlines_ms": value["hard"]["budgets_ms"],
         "accuracy": value["hard"]["accuracy"],
         "learners": value["learners"],
+        "stability": value.get("stability"),
     }
 
 
@@ -114,7 +115,11 @@ def judged_router(table: OutcomeTable, options: CompareOptions, progress: Bar) -
         replicates=options.contest.replicates,
     )
     judged = CompareOptions(
-        learners=options.learners, train=options.train, contest=contest, processes=options.processes
+        learners=options.learners,
+        train=options.train,
+        contest=contest,
+        processes=options.processes,
+        seeds=options.seeds,
     )
     value = cross_validate_learners(table, judged, 5, progress)
     return {
@@ -122,6 +127,7 @@ def judged_router(table: OutcomeTable, options: CompareOptions, progress: Bar) -
         "models": {"cheap": float(means[costs.argmin()]), "dear": float(means[costs.argmax()])},
         "closed_gaps": {"average": value["average"]["closed_gaps"]},
         "learners": value["learners"],
+        "stability": value.get("stability"),
     }
 
 
@@ -131,6 +137,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="a table; may be repeated")
     parser.add_argument("--learners", default="all")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1, help="judged are means over as many runs")
     parser.add_argument("--replicates", type=int, default=2000)
     parser.add_argument("--work", type=Path, default=Path("runs/real_tables"))
     arguments = parser.parse_args()
@@ -139,12 +146,13 @@ def main() -> None:
         learners=parse_learners(arguments.learners),
         contest=ContestOptions(replicates=arguments.replicates),
         processes=arguments.processes,
+        seeds=arguments.seeds,
     )
     arguments.work.mkdir(parents=True, exist_ok=True)
     names = arguments.only or [*SCENARIOS, *(f"routellm-{task}" for task in TASKS)]
     with Bar() as progress:
         for name in names:
-            done = arguments.work / f"{name}.json"
+            done = arguments.work / f"{name}.{arguments.seeds}.json"
             if done.exists():
                 continue
             if name in SCENARIOS:
@@ -154,10 +162,12 @@ def main() -> None:
                 value = judged_router(table, options, progress)
             value |= {"published": PUBLISHED.get(name, {}), "commit": commit()}
             done.write_text(json.dumps(value))
-    tables = {name: json.loads((arguments.work / f"{name}.json").read_text()) for name in names}
+    tables = {
+        name: json.loads((arguments.work / f"{name}.{arguments.seeds}.json").read_text()) for name in names
+    }
     gaps = all_gaps(tables)
     print(markdown(gaps))
-    result = {"tables": tables, "standing": standing(gaps)}
+    result = {"seeds": arguments.seeds, "tables": tables, "standing": standing(gaps)}
     print(write_result(NAME, result).relative_to(RESULTS.parent))
 
 

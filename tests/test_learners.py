@@ -1,5 +1,6 @@
 """The other learners, the registry, and judging by folds."""
 
+import dataclasses
 import json
 import time
 from multiprocessing import active_children
@@ -121,6 +122,11 @@ def test_seeds_give_a_spread_and_curves() -> None:
         assert value[mode]["knn"]["std"] == pytest.approx(np.std(value[mode]["knn"]["closed_gap"], ddof=1))
     for name in ("grpo", "outcome"):
         assert [len(curve) > 3 for curve in value["curves"][name]] == [True, True]
+    assert max(spread["std"] for mode in ("hard", "average") for spread in value[mode].values()) > 0
+    for mode in ("hard", "average"):  # a run picked by chance: means of means, with intervals
+        averaged = value["over_seeds"][mode]["outcome"]
+        assert averaged["mean"] == pytest.approx(value[mode]["outcome"]["mean"])
+        assert averaged["mean_ci"][0] < averaged["mean"] < averaged["mean_ci"][1]
 
 
 @pytest.mark.slow
@@ -165,6 +171,19 @@ def test_every_sample_is_judged_once_by_learners_that_did_not_see_its_fold() -> 
     assert value["par10"]["closed_gaps"]["lightgbm"]["mean"] > 0.5
     sbs = np.where(table.accuracy > 0, table.latency_ms, 1e6).mean(axis=0).min() / 1000
     assert value["par10"]["par10_s"]["best_static"] == pytest.approx(sbs, rel=1e-5)
+
+
+def test_folds_of_several_seeds_are_averaged_over_them() -> None:
+    options = CompareOptions(learners=("lightgbm", "knn"), train=QUICK, contest=CONTEST, seeds=2)
+    value = cross_validate_learners(solver_table(), options, "fold")
+    single = cross_validate_learners(solver_table(), dataclasses.replace(options, seeds=1), "fold")
+    for mode in ("hard", "par10"):
+        spread, gaps = value["stability"][mode]["lightgbm"], value[mode]["closed_gaps"]
+        assert spread["closed_gap"][0] == single[mode]["closed_gaps"]["lightgbm"]["mean"]
+        assert gaps["lightgbm"]["mean"] == pytest.approx(spread["mean"])
+    assert value["stability"]["hard"]["lightgbm"]["std"] > 0
+    assert value["provenance"]["seeds"] == 2
+    assert "stability" not in single
 
 
 def test_leaving_a_data_set_out() -> None:

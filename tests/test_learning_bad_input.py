@@ -203,10 +203,6 @@ def test_a_controller_may_be_judged_where_nothing_could_be_learned(tables):
             ["compare", "TABLE", "--learners", "grpo_warm,grpo", "--set", "reward=v1"],
             "reward: got 'v1' with algorithm 'grpo', whose student takes 'masked' only",
         ),
-        (
-            ["compare", "TABLE", "--learners", "knn", "--cross-validate", 3, "--seeds", 2],
-            "seeds: got 2 with cross-validation, which trains once per fold",
-        ),
         (["compare", "TABLE", "--learners", ""], "learners: got ''"),
         (["compare", "TABLE", "--learners", "knn,knn"], "each once"),
         (["compare", "TABLE", "--learners", "all,knn"], "learners: got 'all,knn'"),

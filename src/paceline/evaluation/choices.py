@@ -71,6 +71,21 @@ def joined_choices(parts: Sequence[Choices]) -> Choices:
     )
 
 
+def averaged_choices(runs: Sequence[Choices]) -> Choices:
+    """The mean of several runs of the same contenders on the same samples: what a run picked by chance would choose."""
+
+    def mean(name: str) -> Shares:
+        first: Shares = getattr(runs[0], name)
+        return {
+            who: [np.mean([getattr(run, name)[who][k] for run in runs], axis=0) for k in range(len(shares))]
+            for who, shares in first.items()
+        }
+
+    return Choices(
+        hard=mean("hard"), average=mean("average"), routed=mean("routed"), unlimited=mean("unlimited")
+    )
+
+
 def baseline_choices(fit: Problem, test: Problem, budgets: Budgets) -> Choices:
     """Of those that learn nothing from features; everything is chosen on `fit`, only the oracle sees `test`."""
     rate = budgets.violation_rate

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from paceline.errors import OutcomesError, TrainError
-from paceline.evaluation.choices import Choices, baseline_choices, joined_choices
+from paceline.evaluation.choices import Choices, averaged_choices, baseline_choices, joined_choices
 from paceline.evaluation.compare import TUNING, CompareOptions
 from paceline.evaluation.contest import Grid, grid_of, judge_choices
 from paceline.evaluation.evaluate import provenance_of
 from paceline.evaluation.jobs import CONTENDER, JobResult, run_jobs
+from paceline.evaluation.stability import spreads
 from paceline.evaluation.times import fit_latency
-from paceline.learning.learners.task import make_task
+from paceline.learning.learners.task import LearnerTask, make_task
 from paceline.learning.problem import Problem, joined, problem_of
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.learning.reference.crossfit import scene_folds
@@ -51,14 +52,11 @@ def cross_validate_learners(
         folds: how many, made by scene; "fold": those that the table was imported with; "dataset": every data set is a
             fold, so that contenders have seen the others only.
 
+    With several seeds every fold is learned with each, and what is judged is what a seed picked by chance would choose.
+
     Raises OutcomesError for a table without such folds, and what `compare` raises.
     """
     options, progress = options or CompareOptions(), progress or SilentProgress()
-    if options.seeds > 1:
-        raise TrainError(
-            f"seeds: got {options.seeds} with cross-validation, which trains once per fold; give another --seed to "
-            "repeat it, or compare on one split with several seeds"
-        )
     check_learnable(table, split=None)
     table = table.select(np.asarray(table.tested.all(axis=1)))
     if not table.samples:
@@ -69,33 +67,47 @@ def cross_validate_learners(
     names = np.unique(label)
     whole = problem_of(table, fit_latency(replace(table, split=np.full(table.samples, "train"))))
     grid = grid_of(whole, options.contest)
-    tasks, tests = [], []
+    seeds = range(options.train.seed, options.train.seed + options.seeds)
+    tasks: list[list[LearnerTask]] = [[] for _ in seeds]
     for name in names:
         part = replace(table, split=_splits(table, label == name, options.train.seed))
         latency = fit_latency(part, violation_rate=options.contest.violation_rate)
         fit_table = part.select(part.split != "test")
         test = problem_of(part.select(part.split == "test"), latency)
-        task = make_task(fit_table, test, latency, options.train, grid.hard[0], progress)
-        tasks.append(task)
-        tests.append(task.asked[1])
+        for seed, made in zip(seeds, tasks, strict=True):
+            train = replace(options.train, seed=seed)
+            made.append(make_task(fit_table, test, latency, train, grid.hard[0], progress))
     budgets = grid.budgets(options.contest.violation_rate)
-    results = run_jobs(tasks, tests, options.learners, budgets, options.processes, progress)
+    every = [task for made in tasks for task in made]
+    results = run_jobs(
+        every, [task.asked[1] for task in every], options.learners, budgets, options.processes, progress
+    )
+    tests = [task.asked[1] for task in tasks[0]]
+    base = [baseline_choices(task.fit, test, budgets) for task, test in zip(tasks[0], tests, strict=True)]
+    runs = [results[k * len(tests) : (k + 1) * len(tests)] for k in range(len(tasks))]  # by seed, then fold
     choices = [
-        baseline_choices(task.fit, test, budgets).beside(result.choices)
-        for task, test, result in zip(tasks, tests, results, strict=True)
+        known.beside(averaged_choices([run[fold].choices for run in runs])) for fold, known in enumerate(base)
     ]
     value = _judged(joined(tests), joined_choices(choices), grid, options)
+    if options.seeds > 1:
+        by_seed = [
+            joined_choices([known.beside(part.choices) for known, part in zip(base, run, strict=True)])
+            for run in runs
+        ]
+        judged = [_judged(joined(tests), chosen, grid, options) for chosen in by_seed]
+        value["stability"] = spreads(judged, set(base[0].hard))
     value["folds"] = [
         _fold(str(name), test, chosen, grid, options)
         for name, test, chosen in zip(names, tests, choices, strict=True)
     ]
     value["samples"] = {"test": table.samples, "folds": len(names)}
     value["learners"] = _costs(options.learners, results)
-    value["provenance"] = provenance_of(table, tasks[0].latency, options.contest) | {
+    value["provenance"] = provenance_of(table, tasks[0][0].latency, options.contest) | {
         "learners": list(options.learners),
         "contest": asdict(options.contest),
         "tuning": TUNING,
         "cross_validation": folds,
+        "seeds": options.seeds,
         "judged_on": "every complete sample, by learners that did not see its fold",
     }
     return value
