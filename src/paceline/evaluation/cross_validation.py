@@ -11,7 +11,7 @@ from paceline.evaluation.compare import TUNING, CompareOptions
 from paceline.evaluation.contest import Grid, grid_of, judge_choices
 from paceline.evaluation.evaluate import provenance_of
 from paceline.evaluation.jobs import CONTENDER, JobResult, run_jobs
-from paceline.evaluation.stability import spreads
+from paceline.evaluation.stability import MODES, spreads
 from paceline.evaluation.times import fit_latency
 from paceline.learning.learners.task import LearnerTask, make_task
 from paceline.learning.problem import Problem, joined, problem_of
@@ -163,7 +163,7 @@ def _judged(test: Problem, choices: Choices, grid: Grid, options: CompareOptions
 def _fold(name: str, test: Problem, choices: Choices, grid: Grid, options: CompareOptions) -> dict[str, Any]:
     """One fold's closed gaps."""
     value = _judged(test, choices, grid, options)
-    modes = [mode for mode in ("hard", "average", "par10") if mode in value]
+    modes = [mode for mode in MODES if mode in value]
     return {
         "fold": name,
         "samples": test.samples,
