@@ -157,7 +157,7 @@ def test_readers_go_through_every_byte_once():
     assert found["numpy add.reduce"] == 4096
     assert found["torch sum"] == 4096
     assert found["numpy dot of both halves"] == 2048  # of pairs
-    assert np.sum(found["numpy vector x matrix"]) == 4096
+    assert np.asarray(found["numpy vector x matrix"]).sum() == 4096
     assert found["numpy maximum.reduce"] == 1
 
 
