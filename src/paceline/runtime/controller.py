@@ -21,6 +21,7 @@ from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.average import AverageBudget, PriceTable
 from paceline.runtime.decision import (
+    Asked,
     Candidates,
     Context,
     Decision,
@@ -310,6 +311,7 @@ class Controller:
             price=price,
             decision_ms=1000.0 * (self.clock() - started),
             candidates=seen,
+            asked=Asked(controller=self, context=context, full_ms=times.full_ms, reachable=reachable),
             quantity=self.quantity,
         )
         if reason == "rejected":
