@@ -150,7 +150,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--controller", default="tiny", help="a directory or a shipped name")
-    parser.add_argument("--repeats", type=int, default=15, help="processes that load, per backend")
+    parser.add_argument("--repeats", type=int, default=11, help="processes that load, per backend")
     parser.add_argument("--decisions", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=110.0, help="at most, per run of growth")
     parser.add_argument("--processes", type=int, default=2, help="runs of growth at once")
