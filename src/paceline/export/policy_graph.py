@@ -12,8 +12,10 @@ from paceline.policies.feature_scaling import FEATURE_LIMIT, FeatureScaling
 from paceline.policies.prefix_tree import PrefixTree
 from paceline.policies.spec import PolicySpec
 
-MATMULS = ("policy.first", "policy.second", "policy.head")
-"""Names of the products that hold nearly all weights: what quantisation turns to int8."""
+PRODUCTS = ("policy.first", "policy.second", "policy.head")
+"""Names of the products that hold nearly all weights."""
+QUANTISED = PRODUCTS[:2]
+"""What int8 means: the head keeps its precision, since configurations often differ by thousandths of accuracy there."""
 LOWEST = np.float32(-3.4e38)
 
 
@@ -57,32 +59,40 @@ class _Products:
     def outputs(self, parts: tuple[tuple[str, bool], tuple[str, bool]], code: str) -> str:
         """(members, batch, outputs), float32."""
         hidden = self._relu(self._first(parts, code))
-        hidden = self._relu(self._layer(hidden, "fusion", MATMULS[1]))
-        outputs = self._layer(hidden, "head", MATMULS[2])
+        hidden = self._relu(self._layer(hidden, "fusion", PRODUCTS[1]))
+        outputs = self._layer(hidden, "head", PRODUCTS[2])
         return self.graph.cast(outputs, TensorProto.FLOAT) if self.half else outputs
 
     def _first(self, parts: tuple[tuple[str, bool], tuple[str, bool]], code: str) -> str:
-        """The first layer. Without pooling all members read the same row: one product, then members apart."""
+        """The first layer. The code of budget and price has a product of its own, which is never quantised: its waves
+        would share a scale with features ten times as large. Without pooling all members read the same row at once."""
         graph, spec = self.graph, self.spec
-        if not any(pooled for _, pooled in parts):
-            row = self._narrow(graph("Concat", *(value for value, _ in parts), code, axis=1))
-            weight = self.arrays["input.weight"].transpose(1, 0, 2).reshape(-1, spec.members * 2 * spec.hidden)
-            product = graph(
-                "MatMul", row, graph.constant(self._typed(weight), f"{MATMULS[0]}.weight"), label=MATMULS[0]
-            )
-            product = graph("Add", product, self._typed(self.arrays["input.bias"].reshape(1, -1)))
-            apart = graph("Reshape", product, np.array([0, spec.members, 2 * spec.hidden]))
-            return graph("Transpose", apart, perm=[1, 0, 2])
-        rows = [value if pooled else graph("Unsqueeze", value, np.array([0])) for value, pooled in parts]
-        rows.append(graph("Unsqueeze", code, np.array([0])))
-        members = np.ones((spec.members, 1, 1), dtype=np.int64)
-        wide = [graph("Expand", row, np.array(members.shape)) for row in rows]
-        return self._layer(self._narrow(graph("Concat", *wide, axis=2)), "input", MATMULS[0])
+        weight, width = self.arrays["input.weight"], spec.feature_width
+        if any(pooled for _, pooled in parts):
+            members = np.array([spec.members, 1, 1])
+            rows = [value if pooled else graph("Unsqueeze", value, np.array([0])) for value, pooled in parts]
+            row = self._narrow(graph("Concat", *(graph("Expand", each, members) for each in rows), axis=2))
+            product = self._product(row, weight[:, :width], PRODUCTS[0])
+            context = graph("MatMul", self._narrow(code), self._typed(weight[:, width:]))
+            return self._sum(product, context, self.arrays["input.bias"])
+        row = self._narrow(graph("Concat", *(value for value, _ in parts), axis=1))
+        side_by_side = weight.transpose(1, 0, 2).reshape(weight.shape[1], -1)
+        product = self._product(row, side_by_side[:width], PRODUCTS[0])
+        context = graph("MatMul", self._narrow(code), self._typed(side_by_side[width:]))
+        together = self._sum(product, context, self.arrays["input.bias"].reshape(1, -1))
+        apart = graph("Reshape", together, np.array([0, spec.members, 2 * spec.hidden]))
+        return graph("Transpose", apart, perm=[1, 0, 2])
+
+    def _sum(self, product: str, context: str, bias: np.ndarray) -> str:
+        return self.graph("Add", product, self.graph("Add", context, self._typed(bias)))
 
     def _layer(self, values: str, name: str, label: str) -> str:
-        weight = self.graph.constant(self._typed(self.arrays[f"{name}.weight"]), f"{label}.weight")
-        product = self.graph("MatMul", values, weight, label=label)
+        product = self._product(values, self.arrays[f"{name}.weight"], label)
         return self.graph("Add", product, self._typed(self.arrays[f"{name}.bias"]))
+
+    def _product(self, values: str, weight: np.ndarray, label: str) -> str:
+        constant = self.graph.constant(self._typed(np.ascontiguousarray(weight)), f"{label}.weight")
+        return self.graph("MatMul", values, constant, label=label)
 
     def _relu(self, values: str) -> str:
         return self.graph("Relu", values)

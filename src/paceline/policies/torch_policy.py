@@ -18,8 +18,6 @@ from paceline.policies.token_pooling import unpack_tokens
 class TorchPolicy:
     """Scores of configurations, as `NumpyPolicy` gives them, computed by torch on the processor."""
 
-    name = "torch"
-
     def __init__(self, spec: PolicySpec, arrays: Mapping[str, np.ndarray]) -> None:
         spec.check_arrays(dict(arrays))
         self.spec = spec
@@ -54,6 +52,13 @@ class TorchPolicy:
         if self.spec.output == "accuracy":
             scores = scores / self.spec.temperature
         return (scores[0] if single else scores).numpy()
+
+    def values(
+        self, image_features: np.ndarray, question_features: np.ndarray, budget_ms: float | None, price: float
+    ) -> np.ndarray:
+        """See `NumpyPolicy.values`."""
+        scores = self.scores(image_features, question_features, budget_ms, price)
+        return np.float32(self.spec.temperature) * scores
 
     def _part(self, name: str, features: np.ndarray) -> Tensor:
         """Scaled features (batch, f), or (members, batch, f) of pooled tokens."""

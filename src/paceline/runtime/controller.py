@@ -27,6 +27,7 @@ from paceline.runtime.decision import (
     RejectedError,
     check_when_infeasible,
 )
+from paceline.runtime.exports import Exports
 from paceline.runtime.weighing import Limits, ScoredWeigher, Times, Weigher
 
 
@@ -91,6 +92,7 @@ class Controller:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.perf_counter  # seconds
+    exports: Exports | None = None  # files that `paceline export` wrote
     make_weigher: "Callable[[Controller], Weigher] | None" = field(default=None, repr=False)  # None: numpy
     actions: np.ndarray = field(init=False, repr=False)  # int64 (m,): what it chooses from, ascending
     weigher: Weigher = field(init=False, repr=False)  # what computes a decision
@@ -128,18 +130,42 @@ class Controller:
         object.__setattr__(self, "_lock", Lock())
 
     @classmethod
-    def load(cls, path_or_name: str | Path) -> "Controller":
+    def load(
+        cls,
+        path_or_name: str | Path,
+        *,
+        backend: str = "auto",
+        provider: str = "cpu",
+        precision: str | None = None,
+        cache_dir: Path | None = None,
+    ) -> "Controller":
         """The controller in a directory, or a shipped one by its name ("tiny").
 
+        Args:
+            backend: what computes decisions: "numpy", "onnx", "torch", or "auto", which measures once what is faster
+                of numpy and the exported file and keeps the answer under `cache_dir`.
+            provider, precision: of backend "onnx", see `backends.with_backend`.
+
         Raises:
-            ControllerError: nothing there, a newer schema, or a missing, truncated or changed file.
+            ControllerError: nothing there, a newer schema, or a missing, truncated or changed file; a backend that
+                does not exist or needs files that were not exported.
+            DependencyError: the backend's library is not installed.
         """
+        from paceline.runtime.backends import with_backend
         from paceline.runtime.storage import load_controller
 
-        return load_controller(path_or_name)
+        loaded = load_controller(path_or_name)
+        return with_backend(
+            loaded, backend, provider=provider, precision=precision, cache_dir=cache_dir
+        )
+
+    @property
+    def backend(self) -> str:
+        """What computes its decisions: "numpy", "onnx" or "torch"."""
+        return self.weigher.backend
 
     def save(self, path: str | Path) -> None:
-        """Write controller.json, policy.safetensors and latency.safetensors into a directory."""
+        """Write controller.json, policy.safetensors and latency.safetensors into a directory, exported files too."""
         from paceline.runtime.storage import save_controller
 
         save_controller(self, Path(path))
