@@ -37,7 +37,7 @@ class GraphBuilder:
         if values.dtype == np.float64:
             values = values.astype(np.float32)
         label = name or self._name("constant")
-        self._constants[label] = numpy_helper.from_array(np.ascontiguousarray(values), label)
+        self._constants[label] = numpy_helper.from_array(np.array(values, order="C"), label)
         return label
 
     def __call__(self, kind: str, *inputs: "str | np.ndarray | float | int", **attributes: Any) -> str:
