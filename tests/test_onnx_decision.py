@@ -150,7 +150,9 @@ def test_batches_of_any_size_and_every_precision():
         assert json.loads(facts["actions"]) == [0, 1, 3, 5]
         assert facts["opset"] == "18"
         assert {entry.domain: entry.version for entry in loaded.opset_import}[""] == 18
-        shapes = [[d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in loaded.graph.input]
+        shapes = [
+            [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in loaded.graph.input
+        ]
         assert all(shape[0] == "batch" for shape in shapes)
     kinds = {p: {t.data_type for t in onnx.load_from_string(m).graph.initializer} for p, m in models.items()}
     assert onnx.TensorProto.FLOAT16 in kinds["fp16"]

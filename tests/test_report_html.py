@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from paceline.errors import DependencyError, ImageError, PacelineError
-from paceline.report import html as report_html
+from paceline.report import page as report_page
 from paceline.report.evidence import data_uri, flat
 from paceline.report.history import training_panels
 from paceline.report.html import write_report
@@ -351,7 +351,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Any, monkeypatch: pytest
     def full_disk(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report_html.os, "replace", full_disk)
+    monkeypatch.setattr(report_page.os, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_report({}, path)
     assert path.read_text() == "old"

@@ -278,8 +278,8 @@ def test_explain_names_the_choice_and_why_losers_lost():
     slowest = uppers().argmax()
     over = uppers()[slowest] - edge
     assert f"{uppers()[slowest]:6.1f} ms  {over:.1f} ms over the budget" in text
-    assert len(made.explain(top=3).splitlines()) <= 3 + 1 + 3 + 1
-    assert "and 24 configurations" in made.explain(top=3) or "and 23 configurations" in made.explain(top=3)
+    assert sum(line.startswith("  max_crops=") for line in made.explain(top=3).splitlines()) in (4, 5)
+    assert "and 23 configurations" in made.explain(top=3) or "and 22 configurations" in made.explain(top=3)
 
 
 def test_explain_of_prices_and_slow_machines():

@@ -111,7 +111,7 @@ def test_shipped_controllers_load_by_name(saved, tmp_path, monkeypatch):
 
 def test_a_newer_schema_is_refused_with_its_version(directory):
     edit(directory, lambda value: value.update(schema_version=7, novelty=1), seal=False)
-    with pytest.raises(ControllerError, match="schema version 7 is newer than 1"):
+    with pytest.raises(ControllerError, match="schema version 7 is newer than 2"):
         Controller.load(directory)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paceline.cli.calibrate_command import ControllerArgument
-from paceline.cli.output import AsJson, emit, say
+from paceline.cli.output import AsJson, check_writable, emit, say
 from paceline.errors import BudgetError, PacelineError
 
 if TYPE_CHECKING:
@@ -43,13 +43,25 @@ def run(
         str, typer.Option(help="The model that reads the image: a shipped one or a directory.")
     ] = "tiny",
     calibrate: Annotated[bool, typer.Option(help="Scale the controller to this machine first; kept.")] = True,
-    explain: Annotated[bool, typer.Option("--explain", help="Say why the others lost.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say why, what other budgets would choose, and whose share it is."),
+    ] = False,
+    method: Annotated[
+        str, typer.Option(help="Of the shares in an explanation: occlusion or integrated_gradients.")
+    ] = "occlusion",
+    report: Annotated[
+        Path | None, typer.Option(help="Also write the explanation to this file, as HTML.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide for one image and prompt, or one recorded sample, without generating."""
+    from paceline.runtime.attribution import check_method
     from paceline.runtime.controller import Controller
     from paceline.runtime.decision import check_when_infeasible
 
+    check_method(method)
+    check_writable(report)
     loaded = Controller.load(controller)
     if average_budget is not None and average_budget_ms is not None:
         raise BudgetError(
@@ -77,8 +89,15 @@ def run(
         average=average,
         when_infeasible=when_infeasible,
     )
-    value = decision.to_json() | ({"explanation": decision.explain()} if explain else {})
-    emit(value, [decision.explain() if explain else decision.summary()], as_json=as_json)
+    value, text = decision.to_json(), decision.summary()
+    if explain or report is not None:
+        explanation = decision.explanation(method=method)
+        value["explanation"], text = explanation.to_json(), explanation.to_text() if explain else text
+        if report is not None:
+            from paceline.report.decision_page import write_decision
+
+            value["report"] = str(write_decision(explanation, report))
+    emit(value, [text], as_json=as_json)
 
 
 def _live(

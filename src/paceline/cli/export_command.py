@@ -37,7 +37,7 @@ def run(
     options = ExportOptions(opset=opset, requests=requests, seed=seed)
     if out is None and controller in shipped_controllers():
         raise ExportError(
-            f"export: {controller!r} is part of the package; name a directory with --out, where a copy with the files goes"
+            f"export: {controller!r} is part of the package; name a directory for a copy of it with --out"
         )
     check_writable(out)
     one_thread()

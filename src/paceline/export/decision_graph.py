@@ -118,9 +118,7 @@ class DecisionGraph:
             named = np.asarray(inputs.class_shares, dtype=np.float32)
             middles = np.sqrt(named[1:] * named[:-1])
             above = graph("Greater", self._column(share), middles[None])
-            rank = graph(
-                "ReduceSum", graph.cast(above, TensorProto.INT64), np.array([1]), keepdims=0
-            )
+            rank = graph("ReduceSum", graph.cast(above, TensorProto.INT64), np.array([1]), keepdims=0)
             share = graph("Where", graph("IsInf", share), share, graph("Gather", named, rank))
         return graph("Mul", share, unit)
 

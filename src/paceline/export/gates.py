@@ -1,4 +1,4 @@
-"""What every exported file must show before it may decide: agreement with torch, and speed. Needs onnxruntime and torch."""
+"""What every exported file must show before it may decide: agreement with torch, and speed."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,9 @@ class Gate:
     size_bytes: int
     score_error: float  # largest difference of a score from torch's, see SCORE_TOLERANCE
     agreement: float  # share of requests with torch's decision
-    accuracy_difference: float | None  # of its decisions less that of torch's; None where nothing tested was chosen
+    accuracy_difference: (
+        float | None
+    )  # of its decisions less that of torch's; None where nothing tested was chosen
     microseconds: float  # median of one request, one thread
     passed: bool
     reason: str  # what it failed at, or "passed"
@@ -103,7 +105,16 @@ def check_models(
     reference = Reference.of(source, requests)
     microseconds = _speeds(sessions, requests)
     return [
-        _gate(source, precision, files[precision], len(models[precision]), found, reference, requests, microseconds)
+        _gate(
+            source,
+            precision,
+            files[precision],
+            len(models[precision]),
+            found,
+            reference,
+            requests,
+            microseconds,
+        )
         for precision, found in ((name, _run(sessions[name], requests)) for name in models)
     ]
 
@@ -171,7 +182,11 @@ def _accuracy_difference(accuracy: np.ndarray, ours: np.ndarray, reference: np.n
 
 
 def _reason(
-    precision: str, error: float, agreement: float, difference: float | None, microseconds: Mapping[str, float]
+    precision: str,
+    error: float,
+    agreement: float,
+    difference: float | None,
+    microseconds: Mapping[str, float],
 ) -> str:
     """What a file fails at, or "passed"."""
     if precision == "fp32":
@@ -179,7 +194,9 @@ def _reason(
             return "passed"
         return f"differs from torch: scores by up to {error:.2g}, expected {SCORE_TOLERANCE:g} at most"
     if agreement < LEAST_AGREEMENT:
-        return f"disagrees: {agreement:.2%} of its decisions are torch's, expected {LEAST_AGREEMENT:.0%} or more"
+        return (
+            f"disagrees: {agreement:.2%} of its decisions are torch's, expected {LEAST_AGREEMENT:.0%} or more"
+        )
     if difference is not None and abs(difference) > LARGEST_LOSS:
         return (
             f"accuracy: its decisions are {100 * difference:+.2f} points from torch's, expected "

@@ -31,7 +31,7 @@ class GraphBuilder:
         self._nodes.append(helper.make_node("Identity", [value], [name], name=f"output.{name}"))
         self._outputs.append(helper.make_tensor_value_info(name, kind, [BATCH, *columns]))
 
-    def constant(self, array: np.ndarray | float | int, name: str | None = None) -> str:
+    def constant(self, array: np.ndarray | np.generic | float | int, name: str | None = None) -> str:
         """A constant tensor; floats are float32, integers int64."""
         values = np.asarray(array)
         if values.dtype == np.float64:
@@ -40,7 +40,9 @@ class GraphBuilder:
         self._constants[label] = numpy_helper.from_array(np.array(values, order="C"), label)
         return label
 
-    def __call__(self, kind: str, *inputs: "str | np.ndarray | float | int", **attributes: Any) -> str:
+    def __call__(
+        self, kind: str, *inputs: "str | np.ndarray | np.generic | float | int", **attributes: Any
+    ) -> str:
         """Add a node of an operator; arrays and numbers among its inputs become constants."""
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         label = attributes.pop("label", None) or self._name(kind)

@@ -194,6 +194,4 @@ def _log_probabilities(graph: GraphBuilder, spec: PolicySpec, logits: str) -> st
     conditional = graph("LogSoftmax", seated, axis=-1)
     flat = graph("Reshape", conditional, np.array([0, 0, families * room]))
     slots = tree.groups * room + place
-    return graph(
-        "ReduceSum", graph("Gather", flat, slots[tree.paths], axis=2), np.array([2]), keepdims=0
-    )
+    return graph("ReduceSum", graph("Gather", flat, slots[tree.paths], axis=2), np.array([2]), keepdims=0)

@@ -134,14 +134,22 @@ def _dynamic(model: Any, path: str) -> None:
 
 def _static(calibration: Mapping[str, np.ndarray]) -> Callable[[Any, str], None]:
     def quantise(model: Any, path: str) -> None:
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
         from paceline.export.policy_graph import QUANTISED
+
+        class Rows(CalibrationDataReader):
+            """The calibration inputs, all at once."""
+
+            left = [dict(calibration)]  # noqa: RUF012
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                return self.left.pop() if self.left else None
 
         quantize_static(
             model,
             path,
-            _Rows(calibration),
+            Rows(),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -150,20 +158,6 @@ def _static(calibration: Mapping[str, np.ndarray]) -> Callable[[Any, str], None]
         )
 
     return quantise
-
-
-class _Rows:
-    """Calibration inputs, all at once: a `CalibrationDataReader`."""
-
-    def __init__(self, inputs: Mapping[str, np.ndarray]) -> None:
-        self._left: Iterator[dict[str, np.ndarray]] = iter([dict(inputs)])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next inputs, or None."""
-        return next(self._left, None)
-
-    def __len__(self) -> int:
-        return 1
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 A model names the sets it can give in `Overview.feature_sets`; they are computed when somebody reads them.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -22,30 +21,6 @@ class Choice(Protocol):
 
     @property
     def question_features(self) -> str: ...
-
-
-def token_statistics(tokens: np.ndarray) -> np.ndarray:
-    """Mean, standard deviation and maximum over tokens (n, d), one after the other: float32 (3 d,).
-
-    >>> token_statistics(np.array([[0.0, 1.0], [2.0, 1.0]])).tolist()
-    [1.0, 1.0, 1.0, 0.0, 2.0, 1.0]
-    """
-    parts = tokens.mean(axis=0), tokens.std(axis=0), tokens.max(axis=0)
-    return np.concatenate(parts).astype(np.float32)
-
-
-def token_sets(
-    image_tokens: Callable[[], np.ndarray], question_tokens: Callable[[], np.ndarray]
-) -> dict[str, Callable[[], np.ndarray]]:
-    """All sets that follow from the tokens of an image (n, d) and of a prompt (l, e), by name."""
-    return {
-        "image.mean": lambda: image_tokens().mean(axis=0),
-        "image.statistics": lambda: token_statistics(image_tokens()),
-        "image.tokens": image_tokens,
-        "question.mean": lambda: question_tokens().mean(axis=0),
-        "question.first": lambda: question_tokens()[0],
-        "question.tokens": question_tokens,
-    }
 
 
 def feature_set(model: str, overview: Overview, name: str) -> np.ndarray:

@@ -9,10 +9,12 @@ ASSETS = Path(__file__).parent.parent / "assets" / "models"
 EMBEDDED = ("tiny",)
 
 
-def load_model(name: str | Path, *, device: str = "cpu") -> ElasticModel:
+def load_model(name: str | Path, *, device: str = "cpu", overlap_copies: bool = False) -> ElasticModel:
     """A model by name ("tiny") or from a model directory.
 
-    Raises ModelError for a name that is neither, and when the files do not make a model.
+    `overlap_copies`: on a CUDA device, features travel to the host on a stream of their own while other work goes on.
+    Raises ModelError for a name that is neither, when the files do not make a model, and for `overlap_copies` on
+    another device.
     """
     from paceline.models.molmoe.elastic import load_elastic
 
@@ -21,4 +23,4 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ElasticModel:
         known = ", ".join(EMBEDDED)
         raise ModelError(f"model {str(name)!r}: neither a known model ({known}) nor a directory with a model")
     label = str(name) if str(name) in EMBEDDED else directory.resolve().name
-    return load_elastic(directory, name=label, device=device)
+    return load_elastic(directory, name=label, device=device, overlap_copies=overlap_copies)

@@ -46,15 +46,30 @@ class NumpyPolicy:
         afterwards; a logits policy reads it and its scores are final. Result float32 (actions,) or (batch, actions) in
         the order of `spec.actions`.
         """
+        rows = self.rows(np.atleast_2d(image_features), np.atleast_2d(question_features))
+        scores = self.row_scores(rows, budget_ms, price)
+        return scores[0] if image_features.ndim == 1 else scores
+
+    def rows(self, image_features: np.ndarray, question_features: np.ndarray) -> np.ndarray:
+        """What the first layer reads of batches of features: float32 (batch, image_width + question_width).
+
+        Scaled, so that zeros are the mean of the training samples; image features come first. Where a query pools
+        tokens, every member has its own: (members, batch, ...).
+        """
         check_features(self.spec, image_features, question_features)
-        single = image_features.ndim == 1
-        rows = self._rows(np.atleast_2d(image_features), np.atleast_2d(question_features))
+        return self._rows(image_features, question_features)
+
+    def row_scores(
+        self,
+        rows: np.ndarray,
+        budget_ms: np.ndarray | float | None = None,
+        price: np.ndarray | float = 0.0,
+    ) -> np.ndarray:
+        """`scores` of features that `rows` has read: float32 (batch, actions)."""
         codes = encode_context(self.spec, budget_ms, price)
         codes = np.broadcast_to(codes, (*rows.shape[:-1], self.spec.code_width))
         scores = self._forward(np.concatenate([rows, codes], axis=-1))
-        if self.spec.output == "accuracy":
-            scores = scores / np.float32(self.spec.temperature)
-        return scores[0] if single else scores
+        return scores / np.float32(self.spec.temperature) if self.spec.output == "accuracy" else scores
 
     def values(
         self, image_features: np.ndarray, question_features: np.ndarray, budget_ms: float | None, price: float
@@ -63,11 +78,14 @@ class NumpyPolicy:
 
         `scores` of one row times the temperature, by the shortest way.
         """
-        if self._one is not None and len(image_features) == self.spec.image_width:
+        shapes = (image_features.shape, question_features.shape)
+        if self._one is not None and shapes == self._one.shapes:
             values = self._one.values(image_features, question_features, budget_ms, price)
             if values is not None:
                 return values
-        return np.float32(self.spec.temperature) * self.scores(image_features, question_features, budget_ms, price)
+        return np.float32(self.spec.temperature) * self.scores(
+            image_features, question_features, budget_ms, price
+        )
 
     def _rows(self, image_features: np.ndarray, question_features: np.ndarray) -> np.ndarray:
         """Scaled and pooled features, float32 (batch, f), or (members, batch, f) where a query pools tokens."""

@@ -1,7 +1,5 @@
 """The report: one self-contained HTML file, light and dark, that loads nothing from anywhere."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +56,7 @@ def write_report(
         "provenance": ("Provenance", evidence.provenance(results)),
     }
     footer = "Made by paceline. This page loads nothing: no scripts, no network."
-    return _write(Path(path), page.document(TITLE, _introduction(results), sections, footer))
+    return page.write(Path(path), page.document(TITLE, _introduction(results), sections, footer))
 
 
 def _has_requests(live: Mapping[str, Mapping[str, Any]] | None) -> bool:
@@ -93,17 +91,3 @@ def _introduction(results: Results) -> Child:
         tag("p", " · ".join(facts), class_="facts") if facts else None,
         notice,
     ]
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

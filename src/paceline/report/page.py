@@ -1,6 +1,9 @@
 """The frame of the page: style sheet, table of contents, cards, tables and notices."""
 
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from paceline.report.markup import Child, Html, tag
 from paceline.report.theme import css_variables
@@ -185,3 +188,18 @@ def figure(plot: Html, caption: Child = None, title: str | None = None) -> Html:
     return tag(
         "figure", tag("h3", title) if title else None, plot, tag("figcaption", caption) if caption else None
     )
+
+
+def write(path: Path, text: str) -> Path:
+    """Put a page in its place at once: an existing file stays as it was unless all of the new one is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

@@ -51,7 +51,8 @@ def with_backend(
         raise ControllerError(f"backend: got {backend!r}, expected one of {list(BACKENDS)}")
     if backend != "onnx" and (provider != "cpu" or precision is not None):
         raise ControllerError(
-            f"backend {backend!r}: got provider {provider!r} and precision {precision!r}, which only backend 'onnx' reads"
+            f"backend {backend!r}: got provider {provider!r} and precision {precision!r}, "
+            "which only backend 'onnx' reads"
         )
     if backend == "auto":
         backend = _fastest(controller, cache_dir)

@@ -20,6 +20,7 @@ from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.average import AverageBudget, PriceTable
 from paceline.runtime.decision import (
+    Asked,
     Candidates,
     Context,
     Decision,
@@ -155,9 +156,7 @@ class Controller:
         from paceline.runtime.storage import load_controller
 
         loaded = load_controller(path_or_name)
-        return with_backend(
-            loaded, backend, provider=provider, precision=precision, cache_dir=cache_dir
-        )
+        return with_backend(loaded, backend, provider=provider, precision=precision, cache_dir=cache_dir)
 
     @property
     def backend(self) -> str:
@@ -321,6 +320,7 @@ class Controller:
             price=price,
             decision_ms=1000.0 * (self.clock() - started),
             candidates=seen,
+            asked=Asked(controller=self, context=context, full_ms=times.full_ms, reachable=reachable),
             quantity=self.quantity,
         )
         if reason == "rejected":

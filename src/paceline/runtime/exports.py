@@ -55,7 +55,8 @@ class Exports:
             raise ControllerError(f"precision: got {precision!r}, expected one of {sorted(gates)}")
         if not gates[precision]["passed"] and not str(gates[precision]["reason"]).startswith("slower"):
             raise ControllerError(
-                f"precision {precision}: its file failed its checks when it was exported ({gates[precision]['reason']}); "
+                f"precision {precision}: its file failed its checks when it was exported "
+                f"({gates[precision]['reason']}); "
                 f"use {self.record['chosen']}, which passed"
             )
         return gates[precision]["file"]

@@ -58,8 +58,8 @@ def open_session(data: bytes, name: str, provider: str = "cpu") -> Any:
         return onnxruntime.InferenceSession(data, options, providers=[PROVIDERS[provider]])
     except Exception as error:  # what ONNX Runtime raises has no common base but this
         raise ControllerError(
-            f"{name}: ONNX Runtime {onnxruntime.__version__} cannot run it ({_first_line(error)}); export the controller "
-            "again, or upgrade onnxruntime if the file needs a newer operator set"
+            f"{name}: ONNX Runtime {onnxruntime.__version__} cannot run it ({_first_line(error)}); export the "
+            "controller again, or upgrade onnxruntime if the file needs a newer operator set"
         ) from error
 
 

@@ -63,9 +63,7 @@ def save_controller(controller: Controller, path: Path) -> None:
         "block_ranking": list(controller.block_ranking),
         "metrics": dict(controller.metrics),
         "provenance": dict(controller.provenance),
-        "files": {
-            name: {"sha256": sha256(data), "size_bytes": len(data)} for name, data in contents.items()
-        },
+        "files": {name: {"sha256": sha256(data), "size_bytes": len(data)} for name, data in contents.items()},
         "exports": None if controller.exports is None else dict(controller.exports.record),
     }
     try:

@@ -78,7 +78,8 @@ class ScoredWeigher:
         feasible = fitting(upper_ms, first_ms, limits)
         told_ms = told_budget(limits, upper_ms, feasible, self.scale)
         if self.relative:
-            told_ms = self.spec.told_ms(told_ms, times.full_ms / self.scale)
+            relative = self.spec.told_ms(told_ms, times.full_ms / self.scale)
+            told_ms = None if relative is None else float(relative)
         scores = self.scorer.values(context.image_features, context.question_features, told_ms, price)
         values = scores - price * times.charge if price else scores
         return Candidates(
@@ -104,9 +105,7 @@ def fitting(upper_ms: np.ndarray, first_upper_ms: np.ndarray, limits: Limits) ->
     return first if limits.whole_ms is None else first & (upper_ms <= limits.whole_ms)
 
 
-def told_budget(
-    limits: Limits, upper_ms: np.ndarray, feasible: np.ndarray, scale: float
-) -> float | None:
+def told_budget(limits: Limits, upper_ms: np.ndarray, feasible: np.ndarray, scale: float) -> float | None:
     """The budget that the policy sees, in the profile's milliseconds; None = no limit.
 
     The policy learnt budgets of the whole call on the profile's machine. A first-token limit is translated to the

@@ -82,7 +82,12 @@ def export_controller(
         "margins": (whole.margin, first.margin),
     }
     calibration = drawn_requests(
-        table, source.spec, split="train", count=options.calibration_requests, seed=options.seed + 1, **machine
+        table,
+        source.spec,
+        split="train",
+        count=options.calibration_requests,
+        seed=options.seed + 1,
+        **machine,
     )
     requests = drawn_requests(
         table, source.spec, split="validation", count=options.requests, seed=options.seed, **machine

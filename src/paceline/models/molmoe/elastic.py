@@ -12,6 +12,7 @@ from paceline.errors import KnobError, ModelError
 from paceline.knobs import SEED_SPACE, Configuration, KnobSpace, Option
 from paceline.models.molmoe.ablation import rank_blocks
 from paceline.models.molmoe.checkpoint import WEIGHTS, load_knobs, load_model, load_ranking
+from paceline.models.molmoe.features import CopyStream
 from paceline.models.molmoe.generation import GenerationOptions
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.model import MolmoE
@@ -26,6 +27,9 @@ class ElasticMolmoE:
 
     `block_ranking` lists the blocks from most to least important; n active blocks are its first n, run in the order
     of the model. Without one the first blocks count as the most important.
+
+    `overlap_copies` (a CUDA device only): features of an overview travel to the host on a stream of their own while the
+    model and its caller go on, with the next overview for example; reading them waits.
     """
 
     def __init__(
@@ -36,11 +40,13 @@ class ElasticMolmoE:
         knobs: KnobSpace = SEED_SPACE,
         block_ranking: Sequence[int] | None = None,
         revision: str = "",
+        overlap_copies: bool = False,
     ) -> None:
         self.model = model
         self.name = name
         self.revision = revision
         self._knobs = knobs
+        self._copies = CopyStream(model.device) if overlap_copies else None
         _check_knobs(knobs, model)
         blocks = model.options.num_blocks
         ranking = (
@@ -90,7 +96,7 @@ class ElasticMolmoE:
 
     def overview(self, image: Image.Image, prompt: str) -> Overview:
         """Overview crop and prompt, before the decision."""
-        return self.model.overview(image, prompt)
+        return self.model.overview(image, prompt, self._copies)
 
     def workload(self, overview: Overview, configuration: Mapping[str, Option]) -> Workload:
         """Tiles and tokens that a configuration would make of this image and prompt."""
@@ -168,7 +174,12 @@ class ElasticMolmoE:
     def with_block_ranking(self, ranking: Sequence[int]) -> "ElasticMolmoE":
         """The same weights with another order in which blocks are skipped."""
         return ElasticMolmoE(
-            self.model, name=self.name, knobs=self._knobs, block_ranking=ranking, revision=self.revision
+            self.model,
+            name=self.name,
+            knobs=self._knobs,
+            block_ranking=ranking,
+            revision=self.revision,
+            overlap_copies=self._copies is not None,
         )
 
     def _options(self, knob: str, default: int) -> tuple[Option, ...]:
@@ -206,7 +217,9 @@ def _check_knobs(knobs: KnobSpace, model: MolmoE) -> None:
             )
 
 
-def load_elastic(directory: Path, *, name: str, device: str = "cpu") -> ElasticMolmoE:
+def load_elastic(
+    directory: Path, *, name: str, device: str = "cpu", overlap_copies: bool = False
+) -> ElasticMolmoE:
     """A model directory as an elastic model, with the knobs and the ranking of blocks that lie beside its weights."""
     model = load_model(directory, device=device)
     digest = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:16]
@@ -216,4 +229,5 @@ def load_elastic(directory: Path, *, name: str, device: str = "cpu") -> ElasticM
         knobs=load_knobs(directory),
         block_ranking=load_ranking(directory),
         revision=f"sha256:{digest}",
+        overlap_copies=overlap_copies,
     )

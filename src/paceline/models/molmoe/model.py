@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from paceline.errors import ModelError, PromptError
-from paceline.models.feature_sets import token_sets
 from paceline.models.images import image_array
 from paceline.models.molmoe import crops, knob_state
 from paceline.models.molmoe.crops import CropOptions
 from paceline.models.molmoe.decoder import Decoder, KeyValueCache
+from paceline.models.molmoe.features import CopyStream, PendingOverview, feature_sets, pooled, to_host
 from paceline.models.molmoe.generation import (
     GenerationOptions,
     PhaseClock,
@@ -46,6 +46,7 @@ class OverviewState:
     features: Tensor  # (1, patches, features): vision tower before pooling
     tokens: Tensor  # (overview tokens, width)
     prompt_ids: tuple[int, ...]
+    question: Tensor  # (prompt tokens, width): their rows of the embedding table
     # Image tokens by tiling, kept by batched generation only, where one sample meets many configurations.
     image_tokens: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
@@ -82,12 +83,13 @@ class MolmoE(nn.Module):
     # Before the decision
 
     @torch.inference_mode()
-    def overview(self, image: Image.Image, prompt: str) -> Overview:
+    def overview(self, image: Image.Image, prompt: str, copies: CopyStream | None = None) -> Overview:
         """Overview crop through the vision tower and prompt through the embedding table.
 
+        With `copies` the pooled features travel to the host while other work goes on; reading them waits.
         Raises ImageError and PromptError for what the model cannot read.
         """
-        clock = time.perf_counter()
+        clock, copy = time.perf_counter(), copies.begin() if copies is not None else None
         prompt_ids = self._prompt_ids(prompt)
         pixels = image_array(image)
         patches = self._tensor(crops.overview_crop(pixels, self.crop_options)[None])
@@ -96,17 +98,21 @@ class MolmoE(nn.Module):
         features = class_and_patches[:, 1:]
         tokens = self.vision.pool(features, self._tensor(mask))[0]
         question = self.decoder.embed(torch.tensor(prompt_ids, device=self.device))
-        state = OverviewState(pixels, mask, features, tokens, tuple(prompt_ids))
-        image_features = tokens.mean(dim=0).float().cpu().numpy()
-        question_features = question.mean(dim=0).float().cpu().numpy()
+        state = OverviewState(pixels, mask, features, tokens, tuple(prompt_ids), question)
+        size, width = (pixels.shape[0], pixels.shape[1]), self.options.width
+        sets = feature_sets(tokens, question, class_and_patches[0, 0])
+        both = pooled(tokens, question)
+        if copy is not None:
+            copy.send(both)
+            return PendingOverview(copy, image_width=width, image_size=size, state=state, feature_sets=sets)
+        values = to_host(both)  # waits for the device, so that the clock is read when the overview is there
         return Overview(
-            image_features=image_features,
-            question_features=question_features,
-            image_size=(pixels.shape[0], pixels.shape[1]),
+            image_features=values[:width],
+            question_features=values[width:],
+            image_size=size,
             elapsed_ms=(time.perf_counter() - clock) * 1e3,
             state=state,
-            feature_sets=token_sets(lambda: _floats(tokens), lambda: _floats(question))
-            | {"image.cls": lambda: _floats(class_and_patches[0, 0])},
+            feature_sets=sets,
         )
 
     def _prompt_ids(self, prompt: str) -> list[int]:
@@ -177,9 +183,13 @@ class MolmoE(nn.Module):
         return torch.cat((pooled[0], pooled[1:].flatten(0, 1)[grid_source]))
 
     def embeddings(self, state: OverviewState, tiling: tuple[int, int], image_tokens: Tensor) -> Tensor:
-        """Input embeddings (time, width) of a request: image tokens are added at the <im_patch> positions."""
+        """Input embeddings (time, width) of a request; the question's are those that the overview looked up."""
+        return torch.cat((self.image_embeddings(tiling, image_tokens), state.question))
+
+    def image_embeddings(self, tiling: tuple[int, int], image_tokens: Tensor) -> Tensor:
+        """Those of the start token and the image: its tokens are added at the <im_patch> positions."""
         grid = crops.grid_shape(tiling, self.crop_options)
-        layout = self.tokenizer.layout(self.crop_options.pooled_side, grid, state.prompt_ids)
+        layout = self.tokenizer.layout(self.crop_options.pooled_side, grid, ())
         places = [place for place, index in enumerate(layout) if index == self.tokenizer.image_patch]
         embedded = self.decoder.embed(torch.tensor(layout, device=self.device))
         return embedded.index_add_(0, torch.tensor(places, device=self.device), image_tokens)
@@ -277,7 +287,7 @@ class MolmoE(nn.Module):
         states = [overview.state for overview in overviews]
         firsts, owners = _shared_images(states)
         images = [self._image_row(states[first], overviews[first].image_size, max_crops) for first in firsts]
-        texts = [self.decoder.embed(torch.tensor(state.prompt_ids, device=self.device)) for state in states]
+        texts = [state.question for state in states]
         streams = [TextStream(self.tokenizer, options.stop) for _ in states]
         many = (knobs.top_k or self.options.top_k) * DENSE_SHARE >= self.options.num_experts
         with _inside(replace(knobs, every_expert=many)):
@@ -310,7 +320,7 @@ class MolmoE(nn.Module):
         tiling = self.tiling(image_size, max_crops)
         if tiling not in state.image_tokens:
             state.image_tokens[tiling] = self.image_tokens(state, tiling)
-        return self.embeddings(replace(state, prompt_ids=()), tiling, state.image_tokens[tiling])
+        return self.image_embeddings(tiling, state.image_tokens[tiling])
 
     def embedding_rows(self, overviews: Sequence[Overview], max_crops: int) -> list[Tensor]:
         """Input embeddings per request; image tokens are kept in the overviews for the next configuration."""
@@ -322,10 +332,6 @@ class MolmoE(nn.Module):
             self.embeddings(overview.state, tiling, overview.state.image_tokens[tiling])
             for overview, tiling in zip(overviews, tilings, strict=True)
         ]
-
-
-def _floats(tensor: Tensor) -> np.ndarray:
-    return tensor.float().cpu().numpy()
 
 
 def _shared_images(states: Sequence[OverviewState]) -> tuple[list[int], list[int]]:
