@@ -24,7 +24,8 @@ test: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
 
 # Many hours on two cores, and every result file is written anew. main_job makes runs/main_job/outcomes, which learners,
-# generalisation, unseen_configurations, reward_slide and the second ppo_speed judge; the others make their own tables.
+# generalisation, unseen_configurations, reward_slide, decision_overhead and the second ppo_speed judge; the others make
+# their own tables or need none. The decision_ ones time microseconds: leave the machine alone while they run.
 # real_tables needs data of others and is run by hand: `python -m benchmarks.real_tables DATA`, see its docstring for DATA.
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
@@ -40,6 +41,8 @@ bench: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.training_scale
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.ppo_speed
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.ppo_speed --outcomes runs/main_job/outcomes --name embedded_model
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_overhead
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_memory
 
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.
 train-tiny: $(INSTALLED)

@@ -12,6 +12,8 @@ from fakes import IMAGE_WIDTH, QUESTION_WIDTH
 
 HEAVY = {
     "torch",
+    "onnx",
+    "onnxruntime",
     "pandas",
     "polars",
     "pyarrow",
