@@ -31,25 +31,31 @@ def load_backends(path: str) -> tuple[dict[str, Controller], dict[str, str]]:
     return found, missing
 
 
-def decide_batch(controller: Controller, batch: Batch) -> list[Configuration]:
+def batching(controller: Controller) -> Callable[[Batch], list[Configuration]]:
     """The controller's decisions for a batch; its own method where it has one, else put together of its parts."""
     own = getattr(controller, "decide_batch", None)
-    if own is not None:
-        return [decision.configuration for decision in own(batch.contexts, budget_ms=batch.budget_ms)]
-    mean_ms, upper_ms = controller.latency.mean_and_upper(controller.actions, *batch.workload)
-    logits = context_logits(
-        controller.policy,
-        batch.image_features,
-        batch.question_features,
-        budget_ms=batch.budget_ms / controller.scale,
-        price=0.0,
-        mean_latency_ms=mean_ms,
-        full_latency_ms=controller.policy.spec.full_latency_ms * controller.scale,
-    )
-    chosen = choose(logits, mean_ms, upper_ms <= batch.budget_ms[:, None])
-    chosen = np.where(chosen < 0, mean_ms.argmin(axis=1), chosen)
     configurations = [controller.space.configuration(int(action)) for action in controller.actions]
-    return [configurations[place] for place in chosen.tolist()]
+
+    def by_its_parts(batch: Batch) -> list[Configuration]:
+        mean_ms, upper_ms = controller.latency.mean_and_upper(controller.actions, *batch.workload)
+        logits = context_logits(
+            controller.policy,
+            batch.image_features,
+            batch.question_features,
+            budget_ms=batch.budget_ms / controller.scale,
+            price=0.0,
+            mean_latency_ms=mean_ms,
+            full_latency_ms=controller.policy.spec.full_latency_ms * controller.scale,
+        )
+        chosen = choose(logits, mean_ms, upper_ms <= batch.budget_ms[:, None])
+        chosen = np.where(chosen < 0, mean_ms.argmin(axis=1), chosen)
+        return [configurations[place] for place in chosen.tolist()]
+
+    if own is None:
+        return by_its_parts
+    return lambda batch: [
+        decision.configuration for decision in own(batch.contexts, budget_ms=batch.budget_ms)
+    ]
 
 
 def deciding(backend: Controller, requests: Requests) -> Callable[[int], Configuration]:
@@ -68,7 +74,11 @@ def averaging(backend: Controller, requests: Requests, stream: AverageBudget) ->
 
 
 def weight_bytes(controller: Controller) -> int:
-    """What a decision reads of the policy."""
+    """What a decision reads of the policy: an exported file, or the policy's arrays."""
+    exports = getattr(controller, "exports", None)
+    if getattr(controller, "backend", "numpy") == "onnx" and exports is not None:
+        name = getattr(getattr(controller, "weigher", None), "name", "")
+        return int(exports.files[name]["size_bytes"])
     return sum(array.nbytes for array in controller.policy.arrays.values())
 
 

@@ -201,3 +201,6 @@ class PpoPredict(MaskedPpo):
         if upper_ms[action] <= budget_ms:
             return self.job.configurations[action]
         return self.masked(seen, context, budget_ms)
+
+    def decide_batch(self, batch: Batch) -> None:
+        """That of `MaskedPpo` would be the same."""

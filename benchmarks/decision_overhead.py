@@ -18,7 +18,6 @@ import argparse
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import numpy as np
 from benchmarks.decision_backends import (
     DEFAULT,
     averaging,
-    decide_batch,
+    batching,
     deciding,
     load_backends,
     weight_bytes,
@@ -182,7 +181,7 @@ def compare(path: str, table: OutcomeTable, options: argparse.Namespace) -> dict
     named, further = ([rival.name for rival in rivals if rival.named is wanted] for wanted in (True, False))
     small = requests.batch(2)
     batched: dict[str, Callable[[Batch], object]] = {
-        name: partial(decide_batch, backend) for name, backend in backends.items()
+        name: batching(backend) for name, backend in backends.items()
     }
     batched |= {rival.name: rival.decide_batch for rival in rivals if rival.decide_batch(small) is not None}
     return {

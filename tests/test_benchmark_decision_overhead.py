@@ -9,7 +9,7 @@ import pytest
 import controllers
 from benchmarks.decision_backends import (
     DEFAULT,
-    decide_batch,
+    batching,
     deciding,
     load_backends,
     weight_bytes,
@@ -227,7 +227,7 @@ def test_batches_of_paceline_are_its_decisions(controller, requests):
         controller.decide(context, budget_ms=float(budget)).configuration
         for context, budget in zip(batch.contexts, batch.budget_ms, strict=True)
     ]
-    assert decide_batch(controller, batch) == singly
+    assert batching(controller)(batch) == singly
 
 
 def test_backends_are_those_that_load(tmp_path, controller):
