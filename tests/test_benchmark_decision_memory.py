@@ -62,6 +62,7 @@ def test_loading_and_growing_say_what_was_measured(tmp_path):
     controllers.controller().save(tmp_path / "made")
     found = load_once(str(tmp_path / "made"), "default")
     assert min(found["import_ms"], found["load_ms"], found["first_decision_ms"]) > 0
+    assert 0 <= found["load_processor_ms"] <= 1.5 * found["load_ms"] + 10
     assert all(line["peak_mib"] >= line["rss_mib"] * 0.9 > 5 for line in found["memory"].values())
     for threads in (1, 4):
         value = grow(str(tmp_path / "made"), "default", 1000, threads, seconds=60.0)

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from fakes import FakeModel
 from molmoe_models import KNOBS, elastic, picture
 from paceline.errors import ModelError, PromptError
 from paceline.knobs import Configuration
@@ -16,7 +17,7 @@ from paceline.models.molmoe.generation import (
     padded_mask,
     padded_positions,
 )
-from paceline.models.protocol import Overview
+from paceline.models.protocol import AnswersTogether, Overview
 
 QUESTION = "how many digits?"
 
@@ -192,3 +193,45 @@ def test_batches_refuse_sampling(model, overview):
     configuration: Configuration = KNOBS.full
     with pytest.raises(ModelError, match="greedy"):
         model.model.generate_batch([overview], int(configuration["max_crops"]), None, options)  # pyright: ignore
+
+
+# Together
+
+
+def test_requests_answered_together_have_the_tokens_that_each_has_alone(model):
+    overviews = [
+        model.overview(picture(seed % 3, 60 + 20 * (seed % 3), 90), "what is the red one?"[: 8 + 2 * seed])
+        for seed in range(6)
+    ]
+    for configuration in (KNOBS.cheapest, KNOBS.configuration(13), KNOBS.full):
+        alone = [model.generate(item, configuration, 6) for item in overviews]
+        together = model.generate_together(overviews, configuration, 6)
+        assert [item.tokens for item in together] == [item.tokens for item in alone]
+        assert [item.text for item in together] == [item.text for item in alone]
+        assert [item.workload for item in together] == [item.workload for item in alone]
+        assert [item.finish_reason for item in together] == [item.finish_reason for item in alone]
+    assert model.generate_together([], KNOBS.full, 6) == []
+
+
+def test_each_request_of_a_group_ends_with_its_own_end_token(model, overview, monkeypatch):
+    other = model.overview(picture(3, 150, 260), "which?")
+    alone = [model.generate(item, KNOBS.full, 8).tokens for item in (overview, other)]
+    end = next(token for token in alone[0] if token not in alone[1])
+    monkeypatch.setattr(model.model.tokenizer, "end_of_text", end)
+    first, second = model.generate_together([overview, other], KNOBS.full, 8)
+    assert first.tokens == alone[0][: alone[0].index(end) + 1]
+    assert second.tokens == alone[1]
+    assert (first.finish_reason, second.finish_reason) == ("stop", "length")
+
+
+def test_the_phases_of_a_group_are_those_of_the_whole(model, overview):
+    first, second = model.generate_together([overview, overview], KNOBS.full, 4)
+    assert first.timings == second.timings
+    timings = first.timings
+    assert min(timings.vision_ms, timings.prefill_ms, timings.decode_ms) > 0
+    assert timings.vision_ms + timings.prefill_ms + timings.decode_ms == pytest.approx(timings.total_ms)
+
+
+def test_only_some_models_answer_together(model):
+    assert isinstance(model, AnswersTogether)
+    assert not isinstance(FakeModel(), AnswersTogether)

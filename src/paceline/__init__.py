@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     )
     from paceline.knobs import Knob, KnobSpace
     from paceline.models.registry import load_model
-    from paceline.runtime.adaptive import AdaptiveModel, Answer
+    from paceline.runtime.adaptive import AdaptiveModel
+    from paceline.runtime.answer import Answer
     from paceline.runtime.average import AverageBudget
+    from paceline.runtime.batch import RejectedRequestsError
     from paceline.runtime.controller import Controller
     from paceline.runtime.decision import Context, Decision
     from paceline.tasks.registry import load_task
@@ -39,7 +41,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdaptiveModel": "paceline.runtime.adaptive",
-    "Answer": "paceline.runtime.adaptive",
+    "Answer": "paceline.runtime.answer",
     "AverageBudget": "paceline.runtime.average",
     "Context": "paceline.runtime.decision",
     "Controller": "paceline.runtime.controller",
@@ -60,6 +62,7 @@ _HOMES = {
     "PacelineError": "paceline.errors",
     "ProfileError": "paceline.errors",
     "PromptError": "paceline.errors",
+    "RejectedRequestsError": "paceline.runtime.batch",
     "TaskError": "paceline.errors",
     "TrainError": "paceline.errors",
 }
@@ -86,6 +89,7 @@ __all__ = [
     "PacelineError",
     "ProfileError",
     "PromptError",
+    "RejectedRequestsError",
     "TaskError",
     "TrainError",
     "__version__",

@@ -38,6 +38,7 @@ COMMANDS = (
     "export",
     "calibrate",
     "decide",
+    "explain",
     "demo",
 )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -94,4 +94,23 @@ class ElasticModel(Protocol):
 
     def with_block_ranking(self, ranking: Sequence[int]) -> "ElasticModel":
         """The same weights with another order in which blocks are skipped."""
+        ...
+
+
+@runtime_checkable
+class AnswersTogether(Protocol):
+    """What an `ElasticModel` may offer besides: several requests under one configuration, for latency.
+
+    A model without it is served one request after another: `AdaptiveModel.generate` of a list then runs every request
+    as a group of its own, in the order of the deadlines.
+    """
+
+    def generate_together(
+        self, overviews: Sequence[Overview], configuration: Mapping[str, Option], max_new_tokens: int
+    ) -> list[Generation]:
+        """Answers in the order of the overviews, with the tokens that `generate` would give.
+
+        Timings are those of the whole call, from which all return at once. It must not take longer than `generate`
+        for one after the other: the time of a group is bounded by the sum of its requests' upper latencies.
+        """
         ...

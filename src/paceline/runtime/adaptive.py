@@ -3,22 +3,22 @@
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import SupportsFloat
+from typing import Any, SupportsFloat, TypedDict, Unpack, overload
 
 import numpy as np
 from PIL import Image
 
-from paceline.errors import BudgetError, ControllerError
-from paceline.knobs import Configuration
+from paceline.errors import ControllerError
 from paceline.latency.drift import DriftTracker
 from paceline.models.feature_sets import chosen_features
-from paceline.models.protocol import ElasticModel, Overview, Timings, Workload
+from paceline.models.protocol import ElasticModel, Overview, Workload
 from paceline.outcomes.feature_makers import MODEL, feature_maker, maker_label, model_identity
+from paceline.runtime.answer import Answer, Overhead
 from paceline.runtime.average import AverageBudget
+from paceline.runtime.batch import ListServing
 from paceline.runtime.calibration import (
     MachineCalibration,
     calibration_key,
@@ -28,7 +28,8 @@ from paceline.runtime.calibration import (
     read_calibration,
 )
 from paceline.runtime.controller import Controller
-from paceline.runtime.decision import Context, Decision, check_when_infeasible
+from paceline.runtime.decision import Context, check_when_infeasible
+from paceline.runtime.requests import check_length, is_list, listed
 
 KEPT_WORKLOADS = 256
 """Workload arrays kept, one per image size and prompt length."""
@@ -38,32 +39,16 @@ KEPT_STREAMS = 64
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """One answer, what it took and why it was made this way. Times in milliseconds."""
+class ListOptions(TypedDict, total=False):
+    """Arguments of `generate` with lists of images or prompts: one value for all, or one per request."""
 
-    text: str
-    tokens: tuple[int, ...]
-    finish_reason: str  # "stop" or "length"
-    configuration: Configuration
-    latency_ms: float  # the whole call: overview, decision and generation
-    first_token_ms: float  # from the start of the call
-    overview_ms: float
-    overhead_ms: float  # between overview and generation: workloads and decision
-    waited_ms: float  # time the caller had spent before the call; it counts towards the budgets
-    timings: Timings  # phases of the generation
-    workload: Workload
-    decision: Decision
-
-    @property
-    def within_budget(self) -> bool | None:
-        """Whether every hard budget was met; None without one."""
-        limits = [
-            (self.decision.budget_ms, self.latency_ms),
-            (self.decision.first_token_budget_ms, self.first_token_ms),
-        ]
-        met = [self.waited_ms + took <= limit for limit, took in limits if limit is not None]
-        return all(met) if met else None
+    budget_ms: SupportsFloat | Sequence[SupportsFloat | None] | None
+    first_token_budget_ms: SupportsFloat | Sequence[SupportsFloat | None] | None
+    budget: SupportsFloat | str | Sequence[SupportsFloat | str | None] | None
+    average_budget_ms: SupportsFloat | AverageBudget | None  # one stream for all
+    max_new_tokens: int | Sequence[int | None] | None
+    when_infeasible: str | Sequence[str]
+    waited_ms: float | Sequence[float]
 
 
 class AdaptiveModel:
@@ -108,7 +93,7 @@ class AdaptiveModel:
         self._calibrated = not calibrate
         self._cache_dir = cache_dir
         self._on_message = on_message
-        self._clock = clock
+        self.clock = clock
         self._configurations = [controller.space.configuration(int(a)) for a in controller.actions]
         self._workloads: OrderedDict[tuple[tuple[int, int], Workload], tuple[np.ndarray, ...]] = OrderedDict()
         self._streams: OrderedDict[float, AverageBudget] = OrderedDict()
@@ -142,6 +127,7 @@ class AdaptiveModel:
                 self._streams.popitem(last=False)
         return stream
 
+    @overload
     def generate(
         self,
         image: Image.Image,
@@ -154,7 +140,37 @@ class AdaptiveModel:
         max_new_tokens: int | None = None,
         when_infeasible: str = "cheapest",
         waited_ms: float = 0.0,
-    ) -> Answer:
+    ) -> Answer: ...
+
+    @overload
+    def generate(
+        self,
+        image: Sequence[Image.Image],
+        prompt: str | Sequence[str],
+        **options: Unpack[ListOptions],
+    ) -> list[Answer]: ...
+
+    @overload
+    def generate(
+        self,
+        image: Image.Image,
+        prompt: list[str] | tuple[str, ...],
+        **options: Unpack[ListOptions],
+    ) -> list[Answer]: ...
+
+    def generate(
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str | Sequence[str],
+        *,
+        budget_ms: Any = None,
+        first_token_budget_ms: Any = None,
+        budget: Any = None,
+        average_budget_ms: SupportsFloat | AverageBudget | None = None,
+        max_new_tokens: Any = None,
+        when_infeasible: Any = "cheapest",
+        waited_ms: Any = 0.0,
+    ) -> Answer | list[Answer]:
         """Answer `prompt` about `image` within the budgets; see `Controller.decide` for what they mean.
 
         `average_budget_ms`: a number shares one stream per value, an `AverageBudget` is a stream of your own.
@@ -162,47 +178,68 @@ class AdaptiveModel:
         `waited_ms`: time this request has already spent, in a queue for example.
         The first use calibrates the controller to this machine first; that time is not part of the answer's.
 
+        Lists of images and prompts are several requests, answered in their order; one image may serve a list of
+        prompts, one prompt a list of images, and the other arguments are one value for all or one per request.
+        Requests that share a configuration run together where the model can do that. A request's latency counts from
+        the start of the call to the end of its own group, and its hard budget limits that; an average budget counts
+        its own share of the work. "reject" lets the others be answered first.
+
         Raises:
             BudgetError: a budget that is not positive and finite, or two ways to say the same one.
-            InfeasibleBudgetError: nothing fits and `when_infeasible` is "reject".
-            ImageError, PromptError: from the model.
+            InfeasibleBudgetError: nothing fits and `when_infeasible` is "reject"; of a list, a `RejectedRequestsError`
+                with the answers of the others.
+            ImageError, PromptError: from the model, or for lists of different lengths.
         """
-        check_when_infeasible(when_infeasible)
-        self._controller.check_budgets(
-            budget_ms=budget_ms, first_token_budget_ms=first_token_budget_ms, budget=budget
-        )
+        entered = self.clock()
         stream = average_budget_ms
         if stream is not None and not isinstance(stream, AverageBudget):
             stream = self.average(stream)
+        if is_list(image) or is_list(prompt):
+            return self._generate_list(
+                image,
+                prompt,
+                stream,
+                {
+                    "budget_ms": budget_ms,
+                    "first_token_budget_ms": first_token_budget_ms,
+                    "budget": budget,
+                    "waited_ms": waited_ms,
+                    "max_new_tokens": max_new_tokens,
+                    "when_infeasible": when_infeasible,
+                },
+            )
+        check_when_infeasible(when_infeasible)
+        budgets = {
+            "budget_ms": budget_ms,
+            "first_token_budget_ms": first_token_budget_ms,
+            "budget": budget,
+        }
+        self._controller.check_budgets(**budgets)
         length = self._controller.guard.max_new_tokens if max_new_tokens is None else max_new_tokens
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise BudgetError(f"max_new_tokens: got {length!r}, expected a positive integer")
-        if not self._calibrated:
-            with self._calibrating:
-                if not self._calibrated:
-                    self._calibrate(False, None, None)
+        check_length(length)
+        checked = self.clock()
+        self._calibrate_at_first_use()
 
         controller = self._controller
-        started = self._clock()
-        overview = self.model.overview(image, prompt)
-        overview_done = self._clock()
-        context = self._context(overview)
+        started = self.clock()
+        overview: Overview = self.model.overview(image, prompt)  # pyright: ignore[reportArgumentType]
+        overview_done = self.clock()
+        context, workloads_ms, features_ms = self.context(overview)
+        deciding = self.clock()
         decision = controller.decide(
             context,
-            budget_ms=budget_ms,
-            first_token_budget_ms=first_token_budget_ms,
-            budget=budget,
+            **budgets,
             average=stream,
-            elapsed_ms=waited_ms + 1000.0 * (self._clock() - started),
+            elapsed_ms=waited_ms + 1000.0 * (deciding - started),
             slowdown=self.drift.factor,
             when_infeasible=when_infeasible,
         )
         if stream is not None:
             stream.reserve(decision.predicted_ms)
         try:
-            generating = self._clock()
+            generating = self.clock()
             generation = self.model.generate(overview, decision.configuration, length)
-            ended = self._clock()
+            ended = self.clock()
         except BaseException:
             if stream is not None:
                 stream.cancel(decision.predicted_ms)
@@ -219,16 +256,33 @@ class AdaptiveModel:
             latency_ms=latency_ms,
             first_token_ms=1000.0 * (generating - started) + generation.timings.first_token_ms,
             overview_ms=1000.0 * (overview_done - started),
-            overhead_ms=1000.0 * (generating - overview_done),
+            overhead=Overhead(
+                features_ms=features_ms,
+                workloads_ms=workloads_ms,
+                decision_ms=1000.0 * (generating - deciding),
+                bookkeeping_ms=1000.0 * (checked - entered + self.clock() - ended),
+            ),
             waited_ms=waited_ms,
             timings=generation.timings,
             workload=generation.workload,
             decision=decision,
         )
 
-    def _context(self, overview: Overview) -> Context:
-        """The controller's view of a request. Workloads depend on image size and prompt length only, so they are
-        kept under the image size and the first configuration's workload."""
+    def _generate_list(
+        self, images: Any, prompts: Any, stream: AverageBudget | None, options: dict[str, Any]
+    ) -> list[Answer]:
+        profiled = self._controller.guard.max_new_tokens
+        requests = listed(images, prompts, options, profiled, self._controller.check_budgets)
+        self._calibrate_at_first_use()
+        return ListServing(self, requests, stream).answers()
+
+    def context(self, overview: Overview) -> tuple[Context, float, float]:
+        """The controller's view of a request, and the milliseconds for its workloads and for its features.
+
+        Workloads depend on image size and prompt length only, so they are kept under the image size and the first
+        configuration's workload.
+        """
+        started = self.clock()
         key = (overview.image_size, self.model.workload(overview, self._configurations[0]))
         with self._lock:
             kept = self._workloads.get(key)
@@ -243,14 +297,22 @@ class AdaptiveModel:
                 if len(self._workloads) > KEPT_WORKLOADS:
                     self._workloads.popitem(last=False)
         tiles, vision_tokens, prompt_tokens = kept
+        reading = self.clock()
         image, question = chosen_features(self.model.name, overview, self._controller.policy.spec.inputs)
-        return Context(
+        context = Context(
             image_features=image,
             question_features=question,
             tiles=tiles,
             vision_tokens=vision_tokens,
             prompt_tokens=prompt_tokens,
         )
+        return context, 1000.0 * (reading - started), 1000.0 * (self.clock() - reading)
+
+    def _calibrate_at_first_use(self) -> None:
+        if not self._calibrated:
+            with self._calibrating:
+                if not self._calibrated:
+                    self._calibrate(False, None, None)
 
     def _calibrate(self, force: bool, image: Image.Image | None, prompt: str | None) -> MachineCalibration:
         directory = self._cache_dir or default_cache_dir()
@@ -266,7 +328,7 @@ class AdaptiveModel:
                 f"{self.model.name}: calibrating the controller to this machine, a dozen short calls"
             )
             options = {} if prompt is None else {"prompt": prompt}
-            made = measure_machine(self.model, self._uncalibrated, image=image, clock=self._clock, **options)
+            made = measure_machine(self.model, self._uncalibrated, image=image, clock=self.clock, **options)
             self._report(
                 f"{made.model}: this machine takes {made.ratio:.2f} x the profile's time ({len(made.measured_ms)} "
                 f"measurements in {made.seconds:.1f} s, kept in {directory})"

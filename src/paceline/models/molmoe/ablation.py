@@ -10,7 +10,8 @@ from paceline.errors import ModelError
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.generation import left_pad, padded_mask, padded_positions
 from paceline.models.molmoe.knob_state import KnobState
-from paceline.models.molmoe.model import DENSE_SHARE, MolmoE
+from paceline.models.molmoe.model import MolmoE
+from paceline.models.molmoe.together import DENSE_SHARE
 from paceline.models.protocol import Overview
 
 BATCH = 16  # requests per forward pass

@@ -159,6 +159,14 @@ class ElasticMolmoE:
                 answers[index] = text
         return answers
 
+    def generate_together(
+        self, overviews: Sequence[Overview], configuration: Mapping[str, Option], max_new_tokens: int
+    ) -> list[Generation]:
+        """Greedy answers of all, left-padded in one batch; the tokens are those of `generate`."""
+        max_crops, state = self._turned(configuration)
+        options = GenerationOptions(max_new_tokens=max_new_tokens)
+        return self.model.generate_together(overviews, max_crops, state, options)
+
     def block_importance(self, overviews: Sequence[Overview], targets: Sequence[str]) -> list[int]:
         """Blocks from most to least important: greedy nested ablation of the loss on `targets`, all knobs full.
 

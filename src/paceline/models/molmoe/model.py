@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from paceline.errors import ModelError, PromptError
+from paceline.errors import PromptError
 from paceline.models.images import image_array
 from paceline.models.molmoe import crops, knob_state
 from paceline.models.molmoe.crops import CropOptions
@@ -22,18 +22,14 @@ from paceline.models.molmoe.generation import (
     PhaseClock,
     TextStream,
     TokenChoice,
-    last_mask,
-    left_pad,
-    padded_mask,
-    padded_positions,
 )
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.options import MolmoEOptions
+from paceline.models.molmoe.together import answer_together
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
 from paceline.models.molmoe.vision import VisionTower
 from paceline.models.protocol import Generation, Overview, Workload
 
-DENSE_SHARE = 8  # from an eighth of the experts on, all of them in one product beat groups, in batches
 CHARACTERS_PER_POSITION = 16  # no question with more characters than this per position is even tokenised
 
 
@@ -194,7 +190,8 @@ class MolmoE(nn.Module):
         embedded = self.decoder.embed(torch.tensor(layout, device=self.device))
         return embedded.index_add_(0, torch.tensor(places, device=self.device), image_tokens)
 
-    def _check_length(self, prompt_tokens: int, options: GenerationOptions) -> None:
+    def check_length(self, prompt_tokens: int, options: GenerationOptions) -> None:
+        """Raise PromptError for more tokens, new ones included, than the model has positions."""
         if prompt_tokens + options.max_new_tokens > self.options.max_positions:
             raise PromptError(
                 f"prompt: {prompt_tokens:,} tokens and {options.max_new_tokens:,} new ones, but the model reads "
@@ -237,7 +234,7 @@ class MolmoE(nn.Module):
     ) -> Generation:
         """Answer a request, with the phases of its time."""
         workload = self.workload(overview, max_crops)
-        self._check_length(workload.prompt_tokens, options)
+        self.check_length(workload.prompt_tokens, options)
         clock = PhaseClock(self.device)
         text = TextStream(self.tokenizer, options.stop)
         tiling = self.tiling(overview.image_size, max_crops)
@@ -258,7 +255,7 @@ class MolmoE(nn.Module):
         self, overview: Overview, max_crops: int, knobs: KnobState, options: GenerationOptions
     ) -> Iterator[str]:
         """Pieces of the answer as they come; joined they are the text of `generate`."""
-        self._check_length(self.workload(overview, max_crops).prompt_tokens, options)
+        self.check_length(self.workload(overview, max_crops).prompt_tokens, options)
         text = TextStream(self.tokenizer, options.stop)
         tiling = self.tiling(overview.image_size, max_crops)
         for token in self.token_ids(overview.state, tiling, knobs, options, PhaseClock(self.device)):
@@ -269,53 +266,33 @@ class MolmoE(nn.Module):
         if piece := text.delta(last=True):
             yield piece
 
-    @torch.inference_mode()
     def generate_batch(
         self, overviews: Sequence[Overview], max_crops: int, knobs: KnobState, options: GenerationOptions
     ) -> list[str]:
-        """Greedy answers of many requests at once; an image that several of them ask about is read once.
-
-        Images are left-padded to the longest and read; each request then continues from its image's cache with its
-        own text, left-padded likewise.
-        """
-        if options.temperature > 0:
-            raise ModelError("generate_batch is greedy; sample with generate, or set temperature to 0")
-        for overview in overviews:
-            self._check_length(self.workload(overview, max_crops).prompt_tokens, options)
+        """Greedy answers of many requests at once; an image that several of them ask about is read once."""
         if not overviews:
             return []
-        states = [overview.state for overview in overviews]
-        firsts, owners = _shared_images(states)
-        images = [self._image_row(states[first], overviews[first].image_size, max_crops) for first in firsts]
-        texts = [state.question for state in states]
-        streams = [TextStream(self.tokenizer, options.stop) for _ in states]
-        many = (knobs.top_k or self.options.top_k) * DENSE_SHARE >= self.options.num_experts
-        with _inside(replace(knobs, every_expert=many)):
-            embedded, valid = left_pad(images)
-            text, text_valid = left_pad(texts)
-            cache = KeyValueCache(embedded.shape[1] + text.shape[1] + options.max_new_tokens)
-            self.decoder(embedded, padded_positions(valid), padded_mask(valid), cache, last_only=True)
-            owner = torch.tensor(owners, device=self.device)
-            cache = cache.repeat(owner)
-            valid = torch.cat((valid[owner], text_valid), dim=1)
-            length = text.shape[1]
-            positions = padded_positions(valid)[:, -length:]
-            hidden = self.decoder(text, positions, last_mask(valid, length), cache, last_only=True)
-            for step in range(options.max_new_tokens):
-                chosen = self.decoder.logits(hidden[:, -1]).argmax(dim=-1)
-                for stream, token in zip(streams, chosen.tolist(), strict=True):
-                    if not stream.stopped:
-                        stream.push(token)
-                if all(stream.stopped for stream in streams) or step + 1 == options.max_new_tokens:
-                    break
-                valid = torch.cat((valid, torch.ones_like(valid[:, :1])), dim=1)
-                position = padded_positions(valid)[:, -1:]
-                hidden = self.decoder(
-                    self.decoder.embed(chosen[:, None]), position, valid[:, None, None], cache
-                )
-        return [stream.text for stream in streams]
+        return [stream.text for stream in answer_together(self, overviews, max_crops, knobs, options)[0]]
 
-    def _image_row(self, state: OverviewState, image_size: tuple[int, int], max_crops: int) -> Tensor:
+    def generate_together(
+        self, overviews: Sequence[Overview], max_crops: int, knobs: KnobState, options: GenerationOptions
+    ) -> list[Generation]:
+        """The same with tokens, and with the phases of the whole batch as the time of each: nobody is done before."""
+        if not overviews:
+            return []
+        streams, timings = answer_together(self, overviews, max_crops, knobs, options)
+        return [
+            Generation(
+                text=stream.text,
+                tokens=tuple(stream.tokens),
+                finish_reason="stop" if stream.stopped else "length",
+                timings=timings,
+                workload=self.workload(overview, max_crops),
+            )
+            for stream, overview in zip(streams, overviews, strict=True)
+        ]
+
+    def image_row(self, state: OverviewState, image_size: tuple[int, int], max_crops: int) -> Tensor:
         """Input embeddings (time, width) of the start token and an image; its tokens are kept in the overview."""
         tiling = self.tiling(image_size, max_crops)
         if tiling not in state.image_tokens:
@@ -332,20 +309,6 @@ class MolmoE(nn.Module):
             self.embeddings(overview.state, tiling, overview.state.image_tokens[tiling])
             for overview, tiling in zip(overviews, tilings, strict=True)
         ]
-
-
-def _shared_images(states: Sequence[OverviewState]) -> tuple[list[int], list[int]]:
-    """The first state of each different image, and for every state the number of its image."""
-    numbers: dict[tuple[tuple[int, ...], bytes], int] = {}
-    firsts: list[int] = []
-    owners: list[int] = []
-    for index, state in enumerate(states):
-        key = (state.pixels.shape, state.pixels.tobytes())
-        if key not in numbers:
-            numbers[key] = len(firsts)
-            firsts.append(index)
-        owners.append(numbers[key])
-    return firsts, owners
 
 
 @contextmanager
