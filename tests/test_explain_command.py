@@ -1,8 +1,9 @@
-"""`paceline decide --explain`: what it prints, writes and refuses."""
+"""`paceline decide --explain` and `paceline explain`: what they print, write and refuse."""
 
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,58 @@ def test_the_explanation_is_json(files):
     value = run_json(*words(files, "--average-budget-ms", 6, "--explain"))["explanation"]
     assert {item["kind"] for item in value["budgets"]} == {"average_budget"}
     assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+def explain_words(files, *more):
+    return [
+        "explain",
+        files / "controller",
+        files / "outcomes",
+        "--permutations",
+        1,
+        "--replicates",
+        100,
+        *more,
+    ]
+
+
+def test_explain_prints_and_writes_the_picture(files, tmp_path):
+    path = tmp_path / "picture.html"
+    value = run_json(*explain_words(files, "--report", path))
+    text = path.read_text()
+    assert "<script" not in text
+    assert text.count('class="plot"') == 2 * (3 + 1 + 1)
+    said = run(*explain_words(files, "--budgets-ms", "9,12", "--average-budgets-ms", "6"))
+    assert said.exit_code == 0, said.stderr
+    assert "200 of 200 test samples" in said.stdout
+    assert "A tree of depth" in said.stdout
+    assert "always saying the most frequent configuration" in said.stdout
+    most = value["hard"]["use"][0]["kinds"]["all"]["configuration"]
+    assert "/".join(str(option) for option in most.values()) in text
+    assert value["report"] == str(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--split", "dev"], "split: got 'dev', expected one of"),
+        (["--samples", 1], "explain samples: got 1, expected an integer from 2 on"),
+        (["--budgets-ms", "fast"], "budgets_ms: got 'fast'"),
+        (["--average-budgets-ms", "0.1"], "average budgets: got 0.1, expected at least"),
+        (["--report", "/dev/null/x.html"], "Not a directory"),
+    ],
+)
+def test_explain_says_what_is_wrong(files, more, expected):
+    assert expected in message(run(*explain_words(files, *more)))
+
+
+def test_explain_refuses_other_features(files, tmp_path):
+    table = controllers.table()
+    other = replace(table.manifest, options=table.manifest.options | {"features": {"kind": "columns"}})
+    write_table(tmp_path / "outcomes", replace(table, manifest=other))
+    refused = run("explain", files / "controller", tmp_path / "outcomes")
+    assert "features were made by columns" in message(refused)
+    assert "no such directory" in message(run("explain", files / "nobody", files / "outcomes"))
 
 
 @pytest.mark.parametrize("line", DOCUMENTED)

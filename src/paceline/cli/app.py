@@ -37,6 +37,7 @@ COMMANDS = (
     "compare",
     "calibrate",
     "decide",
+    "explain",
     "demo",
 )
 

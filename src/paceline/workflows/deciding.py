@@ -6,12 +6,12 @@ from PIL import Image
 from paceline.errors import OutcomesError
 from paceline.models.feature_sets import chosen_features
 from paceline.models.protocol import ElasticModel, Overview
-from paceline.outcomes.feature_makers import feature_maker, maker_label
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import workload_columns
 from paceline.policies.spec import UNTESTED_HEADS
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context
+from paceline.runtime.recorded import check_features_of
 
 
 def context_of(model: ElasticModel, controller: Controller, overview: Overview) -> Context:
@@ -61,16 +61,7 @@ def recorded_context(table: OutcomeTable, controller: Controller, sample_id: str
             "outcomes: they do not hold all configurations of the controller; name the outcomes it was trained on, or "
             "others of the same configurations"
         )
-    trained = dict(controller.provenance.get("profile") or {}), dict(controller.provenance.get("model") or {})
-    makers = (
-        feature_maker(table.manifest.model, table.manifest.options),
-        feature_maker(trained[1], trained[0]),
-    )
-    if makers[0] != makers[1]:
-        raise OutcomesError(
-            f"outcomes: their features were made by {maker_label(makers[0])}, the controller was trained on those of "
-            f"{maker_label(makers[1])}; name outcomes with the same features"
-        )
+    check_features_of(table, controller)
     row, columns = rows[0], workload_columns(table, controller.actions)
     loads = (table.tiles, table.vision_tokens, table.prompt_tokens)
     tiles, vision_tokens, prompt_tokens = (
