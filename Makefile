@@ -43,6 +43,7 @@ bench: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.ppo_speed --outcomes runs/main_job/outcomes --name embedded_model
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_overhead
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_memory
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.end_to_end
 
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.
 train-tiny: $(INSTALLED)

@@ -166,7 +166,8 @@ def main() -> None:
     growth = growing(path, grown, arguments.decisions, arguments.seconds, arguments.processes)
     size = directory_bytes(path)
     value = {
-        "controller": path if Path(path).name == path else "trained",
+        "controller": Path(path).name,
+        "fingerprint": Controller.load(path).fingerprint[:16],
         "directory_bytes": size,
         "bars": judged(load, growth, size),
         "interpreter_ms": median_and_range(empty),

@@ -185,7 +185,8 @@ def compare(path: str, table: OutcomeTable, options: argparse.Namespace) -> dict
     }
     batched |= {rival.name: rival.decide_batch for rival in rivals if rival.decide_batch(small) is not None}
     return {
-        "controller": path if Path(path).name == path else "trained",
+        "controller": Path(path).name,
+        "fingerprint": controller.fingerprint[:16],
         "default_backend": getattr(controller, "backend", "numpy"),
         "threads": 1,
         "configurations": len(controller.actions),
