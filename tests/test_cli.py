@@ -292,6 +292,10 @@ def test_every_command_translates_errors(
         ),
         "evaluate": ("paceline.evaluation.evaluate.evaluate_controller", [controller, outcomes]),
         "compare": ("paceline.evaluation.compare.compare", [outcomes]),
+        "export": (
+            "paceline.workflows.exporting.export_controller",
+            [controller, outcomes, "--out", tmp_path],
+        ),
         "calibrate": ("paceline.runtime.adaptive.measure_machine", [controller, "fake"]),
         "decide": ("paceline.workflows.deciding.live_context", decide_words(controller, image)[1:]),
         "demo": ("paceline.workflows.demo.run_demo", ["--out", tmp_path]),

@@ -118,7 +118,8 @@ def _ways(unit: str, shares: bool, classes: list[str]) -> str:
 
 
 @lru_cache(maxsize=8)
-def _frequencies(count: int) -> np.ndarray:
+def budget_frequencies(count: int) -> np.ndarray:
+    """The `count` angular frequencies of `encode_budget`, float64 ascending; read-only."""
     frequencies = np.geomspace(math.pi / 2, 8 * math.pi, count)
     frequencies.setflags(write=False)
     return frequencies
@@ -147,5 +148,5 @@ def encode_budget(
     position = np.log(np.clip(budgets, *bounds) / low_ms) / math.log(high_ms / low_ms)
     if dimensions == 1:
         return position[..., None].astype(np.float32)
-    angles = position[..., None] * _frequencies(dimensions // 2)
+    angles = position[..., None] * budget_frequencies(dimensions // 2)
     return cast(np.ndarray, np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32))

@@ -49,5 +49,9 @@ class ControllerError(PacelineError):
     """A controller directory that is missing, damaged, too new, or of another knob space."""
 
 
+class ExportError(PacelineError):
+    """Options or data from which no file can be exported."""
+
+
 class DependencyError(PacelineError):
     """An optional library is missing; the message names the extra to install."""

@@ -30,9 +30,9 @@ class RecordingPolicy(NumpyPolicy):
         self.fixed = -np.arange(len(policy.spec.actions), dtype=np.float32) if scores is None else scores
         self.told = []
 
-    def scores(self, image_features, question_features, budget_ms=None, price=0.0):
+    def values(self, image_features, question_features, budget_ms, price):
         self.told.append(budget_ms)
-        return self.fixed
+        return np.float32(self.spec.temperature) * self.fixed
 
 
 def with_scores(scores: np.ndarray | None = None) -> Any:
@@ -304,9 +304,9 @@ def test_decision_time_is_measured():
     clock = FakeClock()
 
     class SlowPolicy(RecordingPolicy):
-        def scores(self, *arguments):
+        def values(self, *arguments):
             clock.pass_ms(0.25)
-            return super().scores(*arguments)
+            return super().values(*arguments)
 
     slow = dataclasses.replace(controller(), policy=SlowPolicy(controller().policy), clock=clock)
     assert slow.decide(context()).decision_ms == pytest.approx(0.25)

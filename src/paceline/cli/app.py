@@ -35,6 +35,7 @@ COMMANDS = (
     "reward-model",
     "evaluate",
     "compare",
+    "export",
     "calibrate",
     "decide",
     "explain",

@@ -35,6 +35,7 @@ class DriftTracker:
         self.gain = gain  # share of a new observation
         self.largest_step = largest_step  # bound on one observation's surprise, in log units
         self.bounds = bounds  # of the factor
+        self._log_bounds = math.log(bounds[0]), math.log(bounds[1])
         self.observations = 0
         self._log_factor = 0.0
         self._lock = Lock()
@@ -54,7 +55,7 @@ class DriftTracker:
         with self._lock:
             surprise = math.log(measured_ms / predicted_ms) - self._log_factor
             surprise = min(max(surprise, -self.largest_step), self.largest_step)
-            low, high = (math.log(bound) for bound in self.bounds)
+            low, high = self._log_bounds
             self._log_factor = min(max(self._log_factor + self.gain * surprise, low), high)
             self.observations += 1
             return self.factor

@@ -183,6 +183,15 @@ class LatencyEstimator:
         mean = self._mean(rows, tiles, vision_tokens, prompt_tokens)
         return mean, mean * (ratios * self.margin)
 
+    def coefficients(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `mean` and `upper` are made of: float64 (4, m) and (m,).
+
+        mean = max(c[0] + c[1] tiles + c[2] vision tokens + c[3] prompt tokens, floor_ms) x scale; the second times
+        `margin` is upper / mean. KnobError for actions outside the knob space.
+        """
+        rows, ratios = self._rows(actions)
+        return rows.copy(), ratios.copy()
+
     def rescaled(self, measured_ms: np.ndarray, predicted_ms: np.ndarray) -> "LatencyEstimator":
         """This estimator on another machine, from a handful of measurements there.
 

@@ -1,5 +1,6 @@
 """The policy in plain numpy: what a request's decision runs on."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,6 +9,7 @@ from paceline.errors import ControllerError
 from paceline.policies.context_code import encode_context
 from paceline.policies.feature_scaling import FeatureScaling
 from paceline.policies.numpy_heads import numpy_head, sigmoid
+from paceline.policies.one_request import OneRequest
 from paceline.policies.spec import PolicySpec
 from paceline.policies.token_pooling import attention_pool, unpack_tokens
 
@@ -26,6 +28,7 @@ class NumpyPolicy:
         self._pooled = [part for part, width in columns if width is None]
         parts = {"image": slice(None, spec.image_width), "question": slice(spec.image_width, None)}
         self._part_scaling = {part: self._scaling.part(columns) for part, columns in parts.items()}
+        self._one = OneRequest(spec, arrays, self._scaling) if OneRequest.serves(spec) else None
 
     def scores(
         self,
@@ -53,7 +56,7 @@ class NumpyPolicy:
         Scaled, so that zeros are the mean of the training samples; image features come first. Where a query pools
         tokens, every member has its own: (members, batch, ...).
         """
-        self._check_features(image_features, question_features)
+        check_features(self.spec, image_features, question_features)
         return self._rows(image_features, question_features)
 
     def row_scores(
@@ -68,16 +71,21 @@ class NumpyPolicy:
         scores = self._forward(np.concatenate([rows, codes], axis=-1))
         return scores / np.float32(self.spec.temperature) if self.spec.output == "accuracy" else scores
 
-    def _check_features(self, image_features: np.ndarray, question_features: np.ndarray) -> None:
-        widths = (image_features.shape[-1], question_features.shape[-1])
-        expected = self.spec.columns
-        if any(wanted not in (None, width) for width, wanted in zip(widths, expected, strict=True)):
-            raise ControllerError(
-                f"features: got {widths} image and question features, expected {expected}; "
-                "the controller was trained for another model or feature extractor"
-            )
-        if not (np.isfinite(image_features).all() and np.isfinite(question_features).all()):
-            raise ControllerError("features: got NaN or infinity, expected finite numbers")
+    def values(
+        self, image_features: np.ndarray, question_features: np.ndarray, budget_ms: float | None, price: float
+    ) -> np.ndarray:
+        """What one request's decision weighs: predicted accuracies, or the logits of a logits policy, (actions,).
+
+        `scores` of one row times the temperature, by the shortest way.
+        """
+        shapes = (image_features.shape, question_features.shape)
+        if self._one is not None and shapes == self._one.shapes:
+            values = self._one.values(image_features, question_features, budget_ms, price)
+            if values is not None:
+                return values
+        return np.float32(self.spec.temperature) * self.scores(
+            image_features, question_features, budget_ms, price
+        )
 
     def _rows(self, image_features: np.ndarray, question_features: np.ndarray) -> np.ndarray:
         """Scaled and pooled features, float32 (batch, f), or (members, batch, f) where a query pools tokens."""
@@ -104,3 +112,24 @@ class NumpyPolicy:
         hidden = np.maximum(hidden @ arrays["fusion.weight"] + arrays["fusion.bias"], 0.0)
         logits = self._head(hidden)
         return (sigmoid(logits) if self.spec.output == "accuracy" else logits).mean(axis=0)
+
+
+def check_features(spec: PolicySpec, image_features: np.ndarray, question_features: np.ndarray) -> None:
+    """Raise ControllerError for features of another width than the policy's, or not finite."""
+    widths = (image_features.shape[-1], question_features.shape[-1])
+    expected = spec.columns
+    if widths != expected and any(
+        wanted not in (None, width) for width, wanted in zip(widths, expected, strict=True)
+    ):
+        raise ControllerError(
+            f"features: got {widths} image and question features, expected {expected}; "
+            "the controller was trained for another model or feature extractor"
+        )
+    if not (_finite(image_features) and _finite(question_features)):
+        raise ControllerError("features: got NaN or infinity, expected finite numbers")
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether all numbers are; a sum of squares says so at once unless it overflows, which is looked into."""
+    flat = values.ravel()
+    return math.isfinite(flat @ flat) or bool(np.isfinite(flat).all())

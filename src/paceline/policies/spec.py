@@ -16,6 +16,8 @@ UNTESTED_HEADS = ("embedding", "independent", "continuous")
 """Heads that can score configurations which were never tested."""
 KNOBWISE_HEADS = ("autoregressive", "continuous")
 """Heads that decide knob by knob: their outputs are log-probabilities and cannot be predicted accuracies."""
+LINEAR_HEADS = ("joint", "independent", "embedding")
+"""Heads that are exported as one linear layer, a column per configuration."""
 OUTPUTS = ("accuracy", "logits")
 ADDED = ("output", "price_low", "price_high", "knob_options", "inputs")
 """Keys that specifications of older controllers lack; they take the default."""

@@ -194,7 +194,10 @@ class AdaptiveModel:
         stream = average_budget_ms
         if stream is not None and not isinstance(stream, AverageBudget):
             stream = self.average(stream)
-        if is_list(image) or is_list(prompt):
+        # Types asked first, and checks of defaults left out: after a model's work every line of Python starts cold.
+        if not (isinstance(image, Image.Image) and isinstance(prompt, str)) and (
+            is_list(image) or is_list(prompt)
+        ):
             return self._generate_list(
                 image,
                 prompt,
@@ -208,7 +211,8 @@ class AdaptiveModel:
                     "when_infeasible": when_infeasible,
                 },
             )
-        check_when_infeasible(when_infeasible)
+        if when_infeasible != "cheapest":
+            check_when_infeasible(when_infeasible)
         budgets = {
             "budget_ms": budget_ms,
             "first_token_budget_ms": first_token_budget_ms,

@@ -16,7 +16,6 @@ from paceline.knobs import Configuration, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.latency.quantity import Quantity
 from paceline.outcomes.table import OutcomeTable
-from paceline.policies.decision import action_logits, choose
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.average import AverageBudget, PriceTable
@@ -29,6 +28,8 @@ from paceline.runtime.decision import (
     RejectedError,
     check_when_infeasible,
 )
+from paceline.runtime.exports import Exports
+from paceline.runtime.weighing import Limits, ScoredWeigher, Times, Weigher
 
 
 @runtime_checkable
@@ -74,27 +75,6 @@ class Guard:
                 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Times:
-    """Predicted times of one workload, arrays (m,), without slow-down."""
-
-    mean_ms: np.ndarray
-    upper_ms: np.ndarray
-    first_upper_ms: np.ndarray
-    full_ms: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Limits:
-    """What one decision must respect, unexpected delays subtracted."""
-
-    whole_ms: float | None  # upper latency of the whole call
-    first_ms: float | None  # upper latency of the first token
-    reachable: bool  # whether any choice can meet the average budget
-    price: float  # accuracy per full latency
-    slowdown: float
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Controller:
     """Chooses the configuration that is most likely to answer well within the budget.
@@ -113,11 +93,14 @@ class Controller:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.perf_counter  # seconds
+    exports: Exports | None = None  # files that `paceline export` wrote
+    make_weigher: "Callable[[Controller], Weigher] | None" = field(default=None, repr=False)  # None: numpy
     actions: np.ndarray = field(init=False, repr=False)  # int64 (m,): what it chooses from, ascending
+    weigher: Weigher = field(init=False, repr=False)  # what computes a decision
     quantity: Quantity = field(init=False, repr=False)  # what budgets are in: latencies, runtimes or costs
     _full: int | None = field(init=False, repr=False)  # position of the full configuration, if it was tested
     _configurations: list[Configuration] = field(init=False, repr=False)
-    _kept: dict[bytes, _Times] = field(init=False, repr=False)
+    _kept: dict[bytes, Times] = field(init=False, repr=False)
     _lock: Lock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -143,22 +126,45 @@ class Controller:
         object.__setattr__(self, "quantity", Quantity.of(self.latency.facts))
         object.__setattr__(self, "_full", int(np.searchsorted(actions, full)) if full in actions else None)
         object.__setattr__(self, "_configurations", [self.space.configuration(int(a)) for a in actions])
+        object.__setattr__(self, "weigher", (self.make_weigher or _numpy_weigher)(self))
         object.__setattr__(self, "_kept", {})
         object.__setattr__(self, "_lock", Lock())
 
     @classmethod
-    def load(cls, path_or_name: str | Path) -> "Controller":
+    def load(
+        cls,
+        path_or_name: str | Path,
+        *,
+        backend: str = "auto",
+        provider: str = "cpu",
+        precision: str | None = None,
+        cache_dir: Path | None = None,
+    ) -> "Controller":
         """The controller in a directory, or a shipped one by its name ("tiny").
 
+        Args:
+            backend: what computes decisions: "numpy", "onnx", "torch", or "auto", which measures once what is faster
+                of numpy and the exported file and keeps the answer under `cache_dir`.
+            provider, precision: of backend "onnx", see `backends.with_backend`.
+
         Raises:
-            ControllerError: nothing there, a newer schema, or a missing, truncated or changed file.
+            ControllerError: nothing there, a newer schema, or a missing, truncated or changed file; a backend that
+                does not exist or needs files that were not exported.
+            DependencyError: the backend's library is not installed.
         """
+        from paceline.runtime.backends import with_backend
         from paceline.runtime.storage import load_controller
 
-        return load_controller(path_or_name)
+        loaded = load_controller(path_or_name)
+        return with_backend(loaded, backend, provider=provider, precision=precision, cache_dir=cache_dir)
+
+    @property
+    def backend(self) -> str:
+        """What computes its decisions: "numpy", "onnx" or "torch"."""
+        return self.weigher.backend
 
     def save(self, path: str | Path) -> None:
-        """Write controller.json, policy.safetensors and latency.safetensors into a directory."""
+        """Write controller.json, policy.safetensors and latency.safetensors into a directory, exported files too."""
         from paceline.runtime.storage import save_controller
 
         save_controller(self, Path(path))
@@ -275,14 +281,17 @@ class Controller:
         """
         started = self.clock()
         context.check(*self.policy.spec.columns, len(self.actions))
-        check_when_infeasible(when_infeasible)
-        _check_number("elapsed_ms", elapsed_ms, least=0.0)
-        _check_number("slowdown", slowdown, least=1e-6)
+        if when_infeasible != "cheapest":
+            check_when_infeasible(when_infeasible)
+        if not (type(elapsed_ms) is float and 0.0 <= elapsed_ms < math.inf):
+            _check_number("elapsed_ms", elapsed_ms, least=0.0)
+        if not (type(slowdown) is float and 1e-6 <= slowdown < math.inf):
+            _check_number("slowdown", slowdown, least=1e-6)
         times = self._times(context)
         whole_ms, first_ms = self._hard_limits(budget_ms, first_token_budget_ms, budget, times.full_ms)
         average_ms, price, reachable = self._average(average)
         unexpected_ms = max(0.0, elapsed_ms - slowdown * self.guard.overview_ms)
-        limits = _Limits(
+        limits = Limits(
             whole_ms=None if whole_ms is None else whole_ms - unexpected_ms,
             first_ms=None if first_ms is None else first_ms - unexpected_ms,
             reachable=reachable,
@@ -319,43 +328,22 @@ class Controller:
         return decision
 
     def _weigh(
-        self, context: Context, times: _Times, limits: _Limits, when_infeasible: str
+        self, context: Context, times: Times, limits: Limits, when_infeasible: str
     ) -> tuple[Reason, Candidates]:
-        """Score and filter all configurations and pick one."""
-        upper_ms, first_upper_ms = limits.slowdown * times.upper_ms, limits.slowdown * times.first_upper_ms
-        feasible = np.full(len(upper_ms), limits.reachable)
-        if limits.whole_ms is not None:
-            feasible &= upper_ms <= limits.whole_ms
-        if limits.first_ms is not None:
-            feasible &= first_upper_ms <= limits.first_ms
-        spec, price = self.policy.spec, limits.price
-        told_ms = spec.told_ms(self._told_budget(limits, upper_ms, feasible), times.full_ms / self.scale)
-        scores = self.policy.scores(context.image_features, context.question_features, told_ms, price)
-        full_ms, temperature = spec.full_latency_ms * self.scale, spec.temperature
-        logits = action_logits(spec, scores, times.mean_ms, price, full_latency_ms=full_ms)
-        chosen = int(choose(logits, times.mean_ms, feasible))
-        reason: Reason = "policy"
-        if chosen < 0 and when_infeasible == "cheapest":
-            reason, chosen = "cheapest", int(np.argmin(times.mean_ms))
-        elif chosen < 0:
-            reason = "best_effort" if when_infeasible == "best_effort" else "rejected"
-            chosen = _least_late(upper_ms, limits.whole_ms, first_upper_ms, limits.first_ms)
-        return reason, Candidates(
-            space=self.space,
-            actions=self.actions,
-            scores=temperature * scores,
-            values=temperature * logits,
-            mean_ms=limits.slowdown * times.mean_ms,
-            upper_ms=upper_ms,
-            first_upper_ms=first_upper_ms,
-            feasible=feasible,
-            chosen=chosen,
-        )
+        """Weigh all configurations and pick one, whatever fits."""
+        seen = self.weigher(context, times, limits)
+        if seen.chosen >= 0:
+            return "policy", seen
+        if when_infeasible == "cheapest":
+            seen.chosen = int(np.argmin(seen.mean_ms))
+            return "cheapest", seen
+        seen.chosen = _least_late(seen.upper_ms, limits.whole_ms, seen.first_upper_ms, limits.first_ms)
+        return ("best_effort" if when_infeasible == "best_effort" else "rejected"), seen
 
-    def _times(self, context: Context) -> _Times:
+    def _times(self, context: Context) -> Times:
         """Predicted times of a workload, computed once."""
         workload = (context.tiles, context.vision_tokens, context.prompt_tokens)
-        key = b"".join(part.tobytes() for part in workload)
+        key = context.tiles.tobytes() + context.vision_tokens.tobytes() + context.prompt_tokens.tobytes()
         kept = self._kept.get(key)
         if kept is not None:
             return kept
@@ -366,7 +354,15 @@ class Controller:
         mean, upper = self.latency.mean_and_upper(self.actions, *workload)
         _, first_upper = self.first_token_latency.mean_and_upper(self.actions, *workload)
         full_ms = float(np.max(mean) if self._full is None else mean[self._full])
-        times = _Times(mean, upper, first_upper, full_ms)
+        spec = self.policy.spec
+        per_price = 1.0 / (spec.full_latency_ms * self.scale) if spec.output == "accuracy" else 0.0
+        times = Times(
+            mean_ms=mean,
+            upper_ms=upper,
+            first_upper_ms=first_upper,
+            charge=(per_price * mean).astype(np.float32),
+            full_ms=full_ms,
+        )
         with self._lock:
             if len(self._kept) >= KEPT_WORKLOADS:
                 self._kept.pop(next(iter(self._kept)))
@@ -433,16 +429,15 @@ class Controller:
         """The least mean latency that choosing can reach, on the validation questions and this machine."""
         return float(self.prices.budgets_ms[0]) * self.scale
 
-    def _told_budget(self, limits: _Limits, upper_ms: np.ndarray, feasible: np.ndarray) -> float | None:
-        """The budget that the policy sees, in the profile's milliseconds; None = no limit.
 
-        The policy learnt budgets of the whole call on the profile's machine. A first-token limit is translated to
-        the longest upper latency that it leaves.
-        """
-        told = math.inf if limits.whole_ms is None else limits.whole_ms
-        if limits.first_ms is not None and feasible.any():
-            told = min(told, float(upper_ms[feasible].max()))
-        return None if math.isinf(told) else told / (self.scale * limits.slowdown)
+def _numpy_weigher(controller: Controller) -> Weigher:
+    return ScoredWeigher(
+        controller.policy,
+        "numpy",
+        space=controller.space,
+        actions=controller.actions,
+        scale=controller.scale,
+    )
 
 
 def _least_late(

@@ -59,7 +59,9 @@ class Context:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+# Candidates and decisions are made for every request, within tens of microseconds: the constructor of a frozen
+# dataclass would take five of them.
+@dataclass(kw_only=True, slots=True, eq=False)
 class Candidates:
     """Every configuration as one decision saw it; arrays (m,) in the controller's order."""
 
@@ -73,10 +75,10 @@ class Candidates:
     upper_ms: np.ndarray  # calibrated upper latency of the whole call
     first_upper_ms: np.ndarray  # calibrated upper latency of the first token
     feasible: np.ndarray  # bool
-    chosen: int  # position
+    chosen: int  # position; -1 where nothing fits, until the caller's rule has picked one
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Asked:
     """What a decision was made of, for whoever asks why; arrays are referred to, not copied."""
 
@@ -86,7 +88,7 @@ class Asked:
     reachable: bool  # whether any choice can meet the average budget
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Decision:
     """The configuration of one request and why. Times in milliseconds, or costs in the unit of `quantity`.
 

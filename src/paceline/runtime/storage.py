@@ -20,9 +20,10 @@ from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.average import PriceTable
 from paceline.runtime.controller import Controller, Guard
+from paceline.runtime.exports import Exports
 
 FORMAT = "paceline-controller"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The newest controller directory that this version reads, and the one it writes."""
 DESCRIPTION, POLICY, LATENCY = "controller.json", "policy.safetensors", "latency.safetensors"
 SHIPPED = Path(__file__).parents[1] / "assets" / "controllers"
@@ -38,13 +39,17 @@ KEYS = (
     "metrics",
     "provenance",
     "files",
+    "exports",
     "digest",
 )
+"""Of the newest version; the first has no "exports"."""
 
 
 def save_controller(controller: Controller, path: Path) -> None:
     """Write a controller directory; the description goes last, so a kill never leaves a valid mixture."""
     contents = {POLICY: _policy_bytes(controller), LATENCY: _latency_bytes(controller)}
+    if controller.exports is not None:
+        contents |= {name: controller.exports.read(name) for name in controller.exports.files}
     description = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -58,9 +63,8 @@ def save_controller(controller: Controller, path: Path) -> None:
         "block_ranking": list(controller.block_ranking),
         "metrics": dict(controller.metrics),
         "provenance": dict(controller.provenance),
-        "files": {
-            name: {"sha256": _sha256(data), "size_bytes": len(data)} for name, data in contents.items()
-        },
+        "files": {name: {"sha256": sha256(data), "size_bytes": len(data)} for name, data in contents.items()},
+        "exports": None if controller.exports is None else dict(controller.exports.record),
     }
     try:
         description["digest"] = _digest(description)
@@ -95,6 +99,7 @@ def load_controller(path_or_name: str | Path) -> Controller:
             block_ranking=tuple(int(block) for block in description["block_ranking"]),
             metrics=description["metrics"],
             provenance=description["provenance"],
+            exports=_exports(path, description),
         )
     except (ControllerError, KnobError) as error:
         raise ControllerError(f"{where}: {error}") from error
@@ -118,9 +123,9 @@ def controller_fingerprint(controller: Controller) -> str:
         "guard": asdict(controller.guard),
         "prices": [controller.prices.budgets_ms.tolist(), controller.prices.prices.tolist()],
         "ranking": list(controller.block_ranking),
-        "files": [_sha256(_policy_bytes(controller)), _sha256(_latency_bytes(controller))],
+        "files": [sha256(_policy_bytes(controller)), sha256(_latency_bytes(controller))],
     }
-    return _sha256(json.dumps(facts, sort_keys=True).encode())
+    return sha256(json.dumps(facts, sort_keys=True).encode())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -173,10 +178,11 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this version of Paceline "
             "reads; upgrade Paceline or train the controller again"
         )
-    unknown, missing = sorted(set(value) - set(KEYS)), sorted(set(KEYS) - set(value))
+    keys = set(KEYS) - {"exports"} if version == 1 else set(KEYS)
+    unknown, missing = sorted(set(value) - keys), sorted(keys - set(value))
     if unknown or missing:
         raise ControllerError(
-            f"{path}: unknown keys {unknown}, missing keys {missing}; expected {sorted(KEYS)}"
+            f"{path}: unknown keys {unknown}, missing keys {missing}; expected {sorted(keys)}"
         )
     digest = value.pop("digest")
     if digest != _digest(value):
@@ -185,6 +191,15 @@ def _read_description(path: Path) -> dict[str, Any]:
             "train or copy the controller again"
         )
     return value
+
+
+def _exports(path: Path, description: Mapping[str, Any]) -> Exports | None:
+    """The record of the exported files, if there is one."""
+    record = description.get("exports")
+    if record is None:
+        return None
+    files = {name: file for name, file in description["files"].items() if name not in (POLICY, LATENCY)}
+    return Exports(directory=path, record=record, files=files)
 
 
 def _read_arrays(path: Path, files: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -202,7 +217,7 @@ def _read_arrays(path: Path, files: Mapping[str, Any]) -> dict[str, np.ndarray]:
             f"{path}: got {len(data)} bytes, expected {expected}; the file is truncated or of another "
             "controller, train or copy the controller again"
         )
-    if _sha256(data) != digest:
+    if sha256(data) != digest:
         raise ControllerError(
             f"{path}: its contents do not match the hash in {DESCRIPTION}; the file was changed or belongs to "
             "another controller, train or copy the controller again"
@@ -234,8 +249,9 @@ def _array_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 def _digest(description: Mapping[str, Any]) -> str:
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return _sha256(text.encode())
+    return sha256(text.encode())
 
 
-def _sha256(data: bytes) -> str:
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()

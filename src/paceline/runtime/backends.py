@@ -1,0 +1,198 @@
+"""Which library computes a controller's decisions: numpy, ONNX Runtime or torch; or the fastest, measured once."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paceline.errors import ControllerError, DependencyError
+from paceline.runtime.decision import Context
+from paceline.runtime.weighing import ScoredWeigher, Weigher
+
+if TYPE_CHECKING:
+    from paceline.runtime.controller import Controller
+
+BACKENDS = ("auto", "numpy", "onnx", "torch")
+ROUNDS, RUNS = 7, 60
+"""The candidates of "auto" take turns in rounds of so many decisions; the median over rounds counts."""
+
+logger = logging.getLogger(__name__)
+
+
+def with_backend(
+    controller: "Controller",
+    backend: str = "auto",
+    *,
+    provider: str = "cpu",
+    precision: str | None = None,
+    cache_dir: Path | None = None,
+) -> "Controller":
+    """The controller with another backend.
+
+    Args:
+        backend: of `BACKENDS`. "auto" is numpy, or the exported file where that is faster on this machine; it measures
+            once and keeps what it found under `cache_dir`, by default the user's cache directory.
+        provider: of "onnx": "cpu", "cuda" or "tensorrt".
+        precision: of "onnx": which exported file; None: the one that its checks chose.
+
+    Raises:
+        ControllerError: an unknown backend, provider or precision, or a controller that was not exported.
+        DependencyError: the library is not installed.
+    """
+    if backend not in BACKENDS:
+        raise ControllerError(f"backend: got {backend!r}, expected one of {list(BACKENDS)}")
+    if backend != "onnx" and (provider != "cpu" or precision is not None):
+        raise ControllerError(
+            f"backend {backend!r}: got provider {provider!r} and precision {precision!r}, "
+            "which only backend 'onnx' reads"
+        )
+    if backend == "auto":
+        backend = _fastest(controller, cache_dir)
+    if backend == "numpy":
+        return replace(controller, make_weigher=None)
+    if backend == "torch":
+        return replace(controller, make_weigher=_torch_weigher)
+    return replace(controller, make_weigher=_onnx_maker(controller, provider, precision))
+
+
+def _torch_weigher(controller: "Controller") -> Weigher:
+    try:
+        from paceline.policies.torch_policy import TorchPolicy
+    except ImportError as error:
+        raise DependencyError(
+            f"backend 'torch' needs torch ({error}); install it, or use backend 'numpy'"
+        ) from error
+    policy = TorchPolicy(controller.policy.spec, controller.policy.arrays)
+    return ScoredWeigher(
+        policy, "torch", space=controller.space, actions=controller.actions, scale=controller.scale
+    )
+
+
+def _onnx_maker(
+    controller: "Controller", provider: str, precision: str | None
+) -> "Callable[[Controller], Weigher]":
+    """Makes weighers that share one session, also for this controller on another machine's scale."""
+    from paceline.runtime.onnx_backend import OnnxWeigher, import_onnxruntime, open_session
+
+    import_onnxruntime()
+    if controller.exports is None:
+        raise ControllerError(
+            "backend 'onnx': the controller has no exported files; export it with paceline export, or use backend "
+            "'numpy'"
+        )
+    name = controller.exports.file_of(precision)
+    session = open_session(controller.exports.read(name), name, provider)
+    return lambda owner: OnnxWeigher(owner, session, name)
+
+
+def _fastest(controller: "Controller", cache_dir: Path | None) -> str:
+    """ "numpy" or "onnx": what is faster here. Without exported files or ONNX Runtime there is nothing to measure."""
+    if controller.exports is None or find_spec("onnxruntime") is None:
+        return "numpy"
+    directory = cache_dir or _default_directory()
+    path = directory / f"{_key(controller)}.json"
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    microseconds = _measure(controller)
+    backend = min(microseconds, key=lambda name: microseconds[name])
+    _keep(path, {"backend": backend, "microseconds": microseconds})
+    return backend
+
+
+def _default_directory() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("paceline")) / "backends"
+
+
+def _key(controller: "Controller") -> str:
+    """Hash of what the speed depends on: files, processor and versions of the libraries."""
+    from paceline.runtime.calibration import hardware_facts
+
+    assert controller.exports is not None
+    facts = {
+        "files": {name: file["sha256"] for name, file in controller.exports.files.items()},
+        "chosen": controller.exports.record["chosen"],
+        "processor": hardware_facts()["processor"],
+        "libraries": {name: _version(name) for name in ("numpy", "onnxruntime", "paceline")},
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _measure(controller: "Controller") -> dict[str, float]:
+    """Median microseconds of a decision by backend, taking turns."""
+    candidates = {name: with_backend(controller, name) for name in ("numpy", "onnx")}
+    context, budgets = _some_request(controller)
+    rounds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(ROUNDS + 1):
+        for name, candidate in candidates.items():
+            started = time.thread_time()
+            for budget in budgets:
+                candidate.decide(context, budget=budget)
+            if turn:  # the first round warms up
+                rounds[name].append((time.thread_time() - started) / len(budgets) * 1e6)
+    return {name: float(np.median(taken)) for name, taken in rounds.items()}
+
+
+def _some_request(controller: "Controller") -> tuple[Context, list[Any]]:
+    """A request of plausible size under budgets over the trained range; what it says does not matter for time."""
+    spec, count = controller.policy.spec, len(controller.actions)
+    rng = np.random.default_rng(0)
+    widths = (spec.image_width, spec.question_width)
+    features = [
+        rng.normal(size=width).astype(np.float32)
+        if wanted is not None
+        else np.append(rng.normal(size=16 * width), 16).astype(np.float32)
+        for wanted, width in zip(spec.columns, widths, strict=True)
+    ]
+    ones = np.ones(count, dtype=np.int64)
+    context = Context(
+        image_features=features[0],
+        question_features=features[1],
+        tiles=5 * ones,
+        vision_tokens=64 * ones,
+        prompt_tokens=96 * ones,
+    )
+    budgets = np.geomspace(spec.budget_low_ms, spec.budget_high_ms, RUNS) * controller.scale
+    return context, budgets.tolist()
+
+
+def _read(path: Path) -> str | None:
+    """The kept backend, or None; a damaged file is reported and measured again."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["backend"] not in ("numpy", "onnx"):
+            raise ValueError(f"backend is {value['backend']!r}")
+        return value["backend"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("the kept choice of backend in %s cannot be used (%s); measuring again", path, error)
+        return None
+
+
+def _keep(path: Path, value: dict[str, Any]) -> None:
+    """Keep a choice; a directory that cannot be written is reported, not fatal."""
+    from paceline.runtime.storage import write_atomically
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(value, indent=1).encode())
+    except OSError as error:
+        logger.warning("the choice of backend could not be kept in %s (%s)", path.parent, error)

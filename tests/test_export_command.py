@@ -1,0 +1,199 @@
+"""`paceline export`: what it writes, records and refuses."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+import controllers
+from command_line import message, run, run_json
+from paceline.errors import ExportError
+from paceline.export import gates
+from paceline.export.gates import Gate, fastest
+from paceline.outcomes.store import write_table
+from paceline.runtime.controller import Controller
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A controller and outcomes, in one directory."""
+    path = tmp_path_factory.mktemp("export")
+    write_table(path / "outcomes", controllers.table())
+    controllers.controller().save(path / "controller")
+    return path
+
+
+@pytest.fixture
+def copied(files, tmp_path):
+    return shutil.copytree(files / "controller", tmp_path / "controller")
+
+
+def test_export_adds_checked_files_to_the_controller(copied, files):
+    before = Controller.load(copied)
+    value = run_json("export", copied, files / "outcomes", "--requests", 300)
+    assert value["requests"] == 300
+    assert value["opset"] == 18
+    by_precision = {gate["precision"]: gate for gate in value["gates"]}
+    assert list(by_precision) == ["fp32", "fp16", "int8_dynamic", "int8_static"]
+    assert by_precision["fp32"]["passed"]
+    assert by_precision["fp32"]["score_error"] <= gates.SCORE_TOLERANCE
+    for gate in value["gates"]:
+        assert (copied / gate["file"]).stat().st_size == gate["size_bytes"]
+        assert gate["passed"] == (gate["reason"] == "passed")
+        assert 0.0 <= gate["agreement"] <= 1.0
+        assert gate["microseconds"] > 0.0
+    chosen = {gate["file"]: gate for gate in value["gates"]}[value["chosen"]]
+    assert chosen["passed"]
+    assert chosen["microseconds"] == min(gate["microseconds"] for gate in value["gates"] if gate["passed"])
+    stored = json.loads((copied / "controller.json").read_text())
+    assert stored["exports"]["gates"] == value["gates"]
+    assert Controller.load(copied).fingerprint == before.fingerprint
+
+
+def test_export_says_in_a_table_what_was_chosen_and_why_others_were_not(files, tmp_path):
+    said = run(
+        "export", files / "controller", files / "outcomes", "--out", tmp_path / "out", "--requests", 100
+    )
+    assert said.exit_code == 0, said.stderr
+    lines = said.stdout.splitlines()
+    assert lines[0].split() == "file size score error agreement accuracy one request check".split()
+    assert [line.split()[0] for line in lines[1:5]] == [
+        "policy.onnx",
+        "policy.fp16.onnx",
+        "policy.int8.onnx",
+        "policy.int8_static.onnx",
+    ]
+    assert lines[5].endswith("of 100 requests compared with torch; opset 18")
+    assert not (files / "controller" / "policy.onnx").exists()
+    assert (tmp_path / "out" / "policy.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--opset", 5), "opset: got 5, expected an integer from 18 to"),
+        (("--opset", 500), "opset: got 500, expected an integer from 18 to"),
+        (("--requests", 0), "requests: got 0, expected a positive integer"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(files, tmp_path, words, expected):
+    said = run("export", files / "controller", files / "outcomes", "--out", tmp_path / "out", *words)
+    assert said.exit_code == 2
+    assert expected in message(said)
+    assert not (tmp_path / "out" / "policy.onnx").exists()
+
+
+def test_a_shipped_controller_is_not_written_into(files):
+    said = run("export", "tiny", files / "outcomes")
+    assert said.exit_code == 2
+    assert "'tiny' is part of the package; name a directory for a copy of it with --out" in message(said)
+
+
+def test_outcomes_of_another_controller_are_refused(files, tmp_path):
+    said = run("export", "tiny", files / "outcomes", "--out", tmp_path)
+    assert said.exit_code == 2
+    assert "name the outcomes it was trained on" in message(said)
+
+
+def test_outcomes_without_validation_samples_are_refused(files, tmp_path):
+    write_table(tmp_path / "train", controllers.table().split_rows("train"))
+    said = run("export", files / "controller", tmp_path / "train", "--out", tmp_path / "out")
+    assert said.exit_code == 2
+    assert "split 'validation' of the outcomes has no samples" in message(said)
+
+
+def test_without_onnx_the_extra_is_named(files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    said = run("export", files / "controller", files / "outcomes", "--out", tmp_path / "out")
+    assert said.exit_code == 2
+    assert "pip install 'paceline[onnx]'" in message(said)
+
+
+def test_without_onnxruntime_the_backend_names_the_extra(files, copied, monkeypatch):
+    run_json("export", copied, files / "outcomes", "--requests", 50)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    said = run("evaluate", copied, files / "outcomes")  # the default does not need it
+    assert said.exit_code == 0, message(said)
+
+
+SPEEDS = {"fp32": 50.0, "int8_dynamic": 40.0}
+
+
+@pytest.mark.parametrize(
+    ("precision", "error", "agreement", "difference", "speeds", "expected"),
+    [
+        ("fp32", 9e-6, 0.5, None, SPEEDS, "passed"),
+        ("fp32", 2e-5, 1.0, 0.0, SPEEDS, "differs from torch: scores by up to 2e-05, expected 1e-05 at most"),
+        ("int8_dynamic", 0.1, 0.99, 0.002, SPEEDS, "passed"),
+        ("int8_dynamic", 0.1, 0.9899, 0.0, SPEEDS, "disagrees: 98.99% of its decisions are torch's"),
+        ("int8_dynamic", 0.1, 1.0, 0.0021, SPEEDS, "accuracy: its decisions are +0.21 points from torch's"),
+        ("int8_dynamic", 0.1, 1.0, -0.0021, SPEEDS, "accuracy: its decisions are -0.21 points from torch's"),
+        (
+            "int8_dynamic",
+            0.1,
+            1.0,
+            0.0,
+            {**SPEEDS, "int8_dynamic": 50.0},
+            "slower: 50.0 us per request against 50.0",
+        ),
+    ],
+)
+def test_each_check_refuses_on_its_own(precision, error, agreement, difference, speeds, expected):
+    assert gates._reason(precision, error, agreement, difference, speeds).startswith(expected)
+
+
+def gate(precision: str, microseconds: float, passed: bool) -> Gate:
+    return Gate(
+        precision=precision,
+        file=f"{precision}.onnx",
+        size_bytes=1,
+        score_error=0.0,
+        agreement=1.0,
+        accuracy_difference=None,
+        microseconds=microseconds,
+        passed=passed,
+        reason="passed" if passed else "disagrees",
+    )
+
+
+def test_the_fastest_that_passed_decides():
+    assert (
+        fastest([gate("fp32", 9.0, True), gate("fp16", 8.0, True), gate("int8", 2.0, False)]).precision
+        == "fp16"
+    )
+    with pytest.raises(ExportError, match=r"no exported file passed its checks: fp32.onnx disagrees"):
+        fastest([gate("fp32", 9.0, False)])
+
+
+def test_a_file_with_other_weights_fails_against_torch(monkeypatch, files, tmp_path):
+    """The comparison can fail: weights that were changed on the way are found out."""
+    from paceline.export import precisions
+
+    honest = precisions.Source.__init__
+
+    def altered(self, **values):
+        values["arrays"] = {k: v * 1.001 for k, v in values["arrays"].items()}
+        honest(self, **values)
+
+    original = gates.Reference.of
+
+    def reference(source, requests):
+        arrays = {k: v / 1.001 for k, v in source.arrays.items()}
+        kept = object.__new__(precisions.Source)
+        honest(
+            kept,
+            spec=source.spec,
+            arrays={k: v.astype("float32") for k, v in arrays.items()},
+            latency=source.latency,
+            first_token_latency=source.first_token_latency,
+            metadata={},
+        )
+        return original(kept, requests)
+
+    monkeypatch.setattr(precisions.Source, "__init__", altered)
+    monkeypatch.setattr(gates.Reference, "of", staticmethod(reference))
+    said = run("export", files / "controller", files / "outcomes", "--out", tmp_path / "o", "--requests", 60)
+    assert said.exit_code == 2
+    assert "policy.onnx differs from torch" in message(said)
+    assert not (tmp_path / "o" / "policy.onnx").exists()
