@@ -102,7 +102,11 @@ def _importance(picture: Picture, mode: str, title: str) -> Html:
             more = facts.get("latency_change_ms")
             lost = [points(facts["accuracy_lost"]), tag("small", points_interval(facts["accuracy_lost_ci"]))]
             cells: list[Child] = [percent(facts["changed"]), lost]
-            rows.append(page.row(name, [*cells, *([] if more is None else [f"{more:+.3g} {unit}".replace("-", MINUS)])]))
+            rows.append(
+                page.row(
+                    name, [*cells, *([] if more is None else [f"{more:+.3g} {unit}".replace("-", MINUS)])]
+                )
+            )
         header = ["Inputs", "Choices that change", "Accuracy lost, points"]
         header += [f"Mean {Amounts(unit).noun} change"] if picture["known_before"] else []
         parts.append(page.table(None, header, rows))

@@ -110,7 +110,12 @@ def _importance(picture: Picture, mode: str, title: str) -> Table:
             continue
         lost = f"{points(facts['accuracy_lost'])} {points_interval(facts['accuracy_lost_ci'])}"
         more = facts.get("latency_change_ms")
-        table.add_row(group, percent(facts["changed"]), lost, DASH if more is None else f"{more:+.3g}".replace("-", MINUS))
+        table.add_row(
+            group,
+            percent(facts["changed"]),
+            lost,
+            DASH if more is None else f"{more:+.3g}".replace("-", MINUS),
+        )
     unread = [facts["not_read"] for facts in picture[mode]["importance"].values() if "not_read" in facts]
     table.caption = "\n".join([PERMUTED, *unread])
     return table
