@@ -18,6 +18,8 @@ from paceline.models.molmoe.generation import (
     padded_positions,
 )
 from paceline.models.protocol import AnswersTogether, Overview
+from paceline.models.registry import load_model
+from paceline.tasks.registry import load_task
 
 QUESTION = "how many digits?"
 
@@ -211,6 +213,16 @@ def test_requests_answered_together_have_the_tokens_that_each_has_alone(model):
         assert [item.workload for item in together] == [item.workload for item in alone]
         assert [item.finish_reason for item in together] == [item.finish_reason for item in alone]
     assert model.generate_together([], KNOBS.full, 6) == []
+
+
+def test_the_embedded_model_answers_together_as_alone():
+    tiny, task = load_model("tiny"), load_task("digits")
+    assert isinstance(tiny, AnswersTogether)
+    samples = task.samples("test", 8, 31)
+    overviews = [tiny.overview(task.image(sample), sample.question) for sample in samples]
+    for configuration in (tiny.knobs.cheapest, tiny.knobs.configuration(tiny.knobs.size // 2)):
+        alone = [tiny.generate(overview, configuration, 6).tokens for overview in overviews]
+        assert [item.tokens for item in tiny.generate_together(overviews, configuration, 6)] == alone
 
 
 def test_each_request_of_a_group_ends_with_its_own_end_token(model, overview, monkeypatch):

@@ -14,7 +14,15 @@ from paceline.runtime.answer import Answer, Overhead
 from paceline.runtime.average import AverageBudget
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context, Decision, RejectedError
-from paceline.runtime.planning import Job, Step, allowances, first_allowance, group_fits, on_time
+from paceline.runtime.planning import (
+    ROUNDING_MS,
+    Job,
+    Step,
+    allowances,
+    first_allowance,
+    group_fits,
+    on_time,
+)
 from paceline.runtime.requests import Request, named_by_index
 
 if TYPE_CHECKING:
@@ -93,8 +101,8 @@ class ListServing:
     Time is planned in steps. Each is either the overview of one more request or the generation of one group: the
     earliest deadline that can be met, and every request of the same choice that can come along without making anybody
     late. A group's time is bounded by the sum of its requests' upper latencies; after it the plan is made again from
-    the clock, so that time saved goes to those still waiting. An overview is made while the request that comes next
-    can still have the configuration chosen for it.
+    the clock, so that time saved goes to those still waiting. An overview is made while this makes nobody late and
+    the request that comes next can still have the configuration chosen for it.
     """
 
     def __init__(
@@ -170,7 +178,7 @@ class ListServing:
         return Job(index=waiting.index, deadline_ms=waiting.deadline_ms, least_ms=least)
 
     def _may_look(self, line: list[_Waiting], order: list[Job], unseen: _Waiting, now: float) -> bool:
-        """Whether the request that comes next can have its configuration even after one more overview."""
+        """Whether after one more overview all in line are still in time and the next can have its configuration."""
         head = next((waiting for waiting in line if waiting.overview is not None), None)
         if head is None or line[0].overview is None:
             return True
@@ -182,7 +190,9 @@ class ListServing:
             else job
             for job in order
         ]
-        return head.step(looked).work_ms <= first_allowance(after, now + looked)
+        if len(on_time(after, now + looked)) < len(after):
+            return False
+        return head.step(looked).work_ms <= first_allowance(after, now + looked) + ROUNDING_MS
 
     def _group(self, line: list[_Waiting], late: list[_Waiting], now: float) -> list[_Waiting]:
         """Who is generated next: the first in line, and all of the same choice whom this makes nobody late."""
@@ -237,12 +247,14 @@ class ListServing:
     def _settle(self, waiting: _Waiting, allowed_ms: float) -> None:
         """Its choice for the time it may take; the one it has stands if it fits and there is not much more time."""
         chosen = waiting.chosen
-        fits = waiting.step(self._overview_ms).work_ms <= allowed_ms
+        fits = waiting.step(self._overview_ms).work_ms <= allowed_ms + ROUNDING_MS
         if chosen.reason == "policy" and fits and allowed_ms <= GROWN * waiting.allowed_ms:
             return
         if math.isinf(allowed_ms):
             return
-        elapsed = max(waiting.request.waited_ms + waiting.deadline_ms - allowed_ms, 0.0)
+        # Less the tolerance of plans: else rounding could make the least work infeasible where it just fits.
+        spent = waiting.request.waited_ms + waiting.deadline_ms - allowed_ms - 2.0 * ROUNDING_MS
+        elapsed = max(spent, 0.0)
         self._decide(waiting, elapsed, allowed=allowed_ms)
 
     def _decide(self, waiting: _Waiting, elapsed_ms: float, *, allowed: float) -> None:
