@@ -28,7 +28,7 @@ test: $(INSTALLED)
 # their own tables or need none. The decision_ ones time microseconds: leave the machine alone while they run.
 # real_tables needs data of others and is run by hand: `python -m benchmarks.real_tables DATA`, see its docstring for DATA.
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,onnx]'
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.embedded_model
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.main_job
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.learners
@@ -41,8 +41,9 @@ bench: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.training_scale
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.ppo_speed
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.ppo_speed --outcomes runs/main_job/outcomes --name embedded_model
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_overhead
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_memory
+	$(ONE_THREAD) $(BIN)/paceline export tiny runs/main_job/outcomes --out runs/decision/tiny
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_overhead --controller runs/decision/tiny
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_memory --controller runs/decision/tiny
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.end_to_end
 
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.

@@ -1,6 +1,5 @@
 """Paceline's side of `decision_overhead`: the backends that are installed, their decisions and their batches."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from paceline.outcomes.table import CELL_FIELDS, OutcomeTable
 from paceline.policies.decision import choose, context_logits
 from paceline.runtime.average import AverageBudget
 from paceline.runtime.controller import Controller
+from paceline.runtime.onnx_backend import OnnxWeigher
 
 BACKENDS = ("numpy", "onnx", "torch")
 DEFAULT = "paceline"
@@ -21,11 +21,9 @@ DEFAULT = "paceline"
 def load_backends(path: str) -> tuple[dict[str, Controller], dict[str, str]]:
     """The controller by backend, `DEFAULT` first; and why others are missing."""
     found, missing = {DEFAULT: Controller.load(path)}, {}
-    if "backend" not in inspect.signature(Controller.load).parameters:
-        return found, {}
     for backend in BACKENDS:
         try:
-            found[f"{DEFAULT} {backend}"] = Controller.load(path, backend=backend)  # pyright: ignore[reportCallIssue]
+            found[f"{DEFAULT} {backend}"] = Controller.load(path, backend=backend)
         except PacelineError as error:
             missing[f"{DEFAULT} {backend}"] = str(error)
     return found, missing
@@ -75,10 +73,8 @@ def averaging(backend: Controller, requests: Requests, stream: AverageBudget) ->
 
 def weight_bytes(controller: Controller) -> int:
     """What a decision reads of the policy: an exported file, or the policy's arrays."""
-    exports = getattr(controller, "exports", None)
-    if getattr(controller, "backend", "numpy") == "onnx" and exports is not None:
-        name = getattr(getattr(controller, "weigher", None), "name", "")
-        return int(exports.files[name]["size_bytes"])
+    if isinstance(controller.weigher, OnnxWeigher) and controller.exports is not None:
+        return int(controller.exports.files[controller.weigher.name]["size_bytes"])
     return sum(array.nbytes for array in controller.policy.arrays.values())
 
 

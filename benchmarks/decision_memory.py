@@ -13,13 +13,13 @@ four; a run ends after --seconds, and then says how many it made. What grows aft
 """
 
 import argparse
-import inspect
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def median_and_range(values: list[float]) -> dict[str, float]:
     }
 
 
-def loading(path: str, backends: list[str], repeats: int) -> tuple[dict[str, Any], dict[str, str]]:
+def loading(path: str, backends: Sequence[str], repeats: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Time and memory of loading per backend; and why backends are missing."""
     runs: dict[str, list[dict[str, Any]]] = {backend: [] for backend in backends}
     missing: dict[str, str] = {}
@@ -150,17 +150,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--controller", default="tiny", help="a directory or a shipped name")
-    parser.add_argument("--repeats", type=int, default=15, help="processes that load, per backend")
+    parser.add_argument("--repeats", type=int, default=11, help="processes that load, per backend")
     parser.add_argument("--decisions", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=110.0, help="at most, per run of growth")
     parser.add_argument("--processes", type=int, default=2, help="runs of growth at once")
     parser.add_argument("--no-result", action="store_true", help="write no result file")
     arguments = parser.parse_args()
     path = arguments.controller
-    choice = "backend" in inspect.signature(Controller.load).parameters
-    asked = [name for name in BACKENDS if choice or name == "default"]
     empty = [child(["-c", "print(0)"])[1] for _ in range(arguments.repeats)]
-    load, missing = loading(path, asked, arguments.repeats)
+    load, missing = loading(path, BACKENDS, arguments.repeats)
     # the default is one of the backends, whose growth need not be measured twice
     grown = ["default", *(name for name in load if name not in ("default", load["default"]["backend"]))]
     growth = growing(path, grown, arguments.decisions, arguments.seconds, arguments.processes)

@@ -2,6 +2,7 @@
 
     pip install -e '.[bench]'
     python -m benchmarks.decision_overhead                  # the shipped controller on runs/main_job/outcomes
+    paceline export tiny OUTCOMES --out DIRECTORY           # for the backend onnx
     python -m benchmarks.decision_overhead --controller DIRECTORY --outcomes OUTCOMES
 
 One process, one thread, batch 1. Contenders take turns in rounds, each round in another order, all on the same requests
@@ -187,7 +188,7 @@ def compare(path: str, table: OutcomeTable, options: argparse.Namespace) -> dict
     return {
         "controller": Path(path).name,
         "fingerprint": controller.fingerprint[:16],
-        "default_backend": getattr(controller, "backend", "numpy"),
+        "default_backend": controller.backend,
         "threads": 1,
         "configurations": len(controller.actions),
         "features": train.features.shape[1],

@@ -92,7 +92,7 @@ def load_once(path: str, backend: str) -> dict[str, Any]:
             "start": before, "import": after_import, "load": after_load, "first_decision": after_decision,
         },
         "imported": [name for name in WATCHED if name in sys.modules],
-        "backend": getattr(controller, "backend", "numpy"),
+        "backend": controller.backend,
     }  # fmt: skip
 
 

@@ -121,6 +121,30 @@ def test_what_the_budget_excludes_is_the_budgets_share(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_what_the_price_does_is_the_budgets_share(method):
+    arrays = {name: np.zeros_like(array) for name, array in planted("image").policy.arrays.items()}
+    made = dataclasses.replace(controller(), policy=NumpyPolicy(SPEC, arrays)).decide(context(), average=6.0)
+    assert made.price > 0
+    shares = shares_of(made, method)
+    assert shares.hidden == pytest.approx(-math.log(27), abs=1e-5)  # all are alike where time is free
+    assert shares.shown > shares.hidden + 0.1
+    assert [item.share for item in shares.contributions] == pytest.approx([0, 0, 1], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "share", "class", "logits"])
+@pytest.mark.parametrize("request_", REQUESTS, ids=str)
+def test_what_is_hidden_is_the_training_mean_without_a_budget(kind, request_):
+    made = READING[kind]
+    mean, width = made.policy.arrays["feature_mean"], made.policy.spec.image_width
+    plain = dataclasses.replace(context(), image_features=mean[:width], question_features=mean[width:])
+    decision = made.decide(context(), **request_)
+    logits = made.decide(plain).candidates.values / made.policy.spec.temperature
+    expected = logits[decision.candidates.chosen] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+    for method in METHODS:
+        assert shares_of(decision, method).hidden == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", READING)
 @pytest.mark.parametrize("request_", REQUESTS, ids=str)
 def test_contributions_sum_to_the_whole_change(kind, request_, method):
@@ -269,6 +293,36 @@ def test_the_feasible_set_changes_exactly_at_the_budget_that_is_named():
     text = decision.explain()
     assert f"budget below {math.floor(upper[0] * 10) / 10:.1f} ms: nothing fits" in text
     assert f"budget from {math.ceil(larger.budget_ms * 10 - 1e-3) / 10:.1f} ms on: max_crops=" in text
+
+
+def test_delays_move_the_budgets_at_which_the_choice_changes():
+    delayed = {"elapsed_ms": 4.3, "slowdown": 1.1}
+    for index in range(10):
+        decision = controller().decide(context(index), budget_ms=12.0, **delayed)
+        larger, smaller = decision.explanation().budgets
+        edges = decision.candidates.upper_ms + decision.unexpected_ms
+        for item in (larger, smaller):
+            if item.budget_ms is not None:
+                assert np.abs(edges - item.budget_ms).min() < 1e-12  # an edge itself, no bisected neighbour
+        if larger.budget_ms is not None:
+            there, before = (
+                controller().decide(context(index), budget_ms=float(budget), **delayed).configuration
+                for budget in (larger.budget_ms, np.nextafter(larger.budget_ms, 0))
+            )
+            assert (there, before) == (larger.configuration, decision.configuration)
+
+
+def test_a_policy_may_change_its_mind_where_the_same_configurations_fit():
+    """The first configuration scores 2 |cos(pi p / 2)| at the position p of a long budget, the second always 1."""
+    arrays = {name: array.copy() for name, array in planted("budget").policy.arrays.items()}
+    arrays["head.bias"][0, 0, 1] = 1.0
+    spec = dataclasses.replace(SPEC, budget_low_ms=10.0, budget_high_ms=1e6)
+    made = dataclasses.replace(controller(), policy=NumpyPolicy(spec, arrays))
+    decision = made.decide(context(), budget_ms=10.0 * 1e5**0.5)
+    assert (decision.action, decision.feasible) == (0, 27)
+    larger, _ = decision.explanation().budgets
+    assert larger.budget_ms == pytest.approx(10.0 * 1e5 ** (2 / 3), rel=1e-4)
+    assert made.space.action(larger.configuration) == 1
 
 
 def test_without_a_budget_only_smaller_ones_are_asked():
