@@ -10,6 +10,7 @@ import pytest
 
 from controllers import context, controller
 from paceline.errors import ControllerError
+from paceline.latency.estimate import LatencyEstimator
 from paceline.policies.inputs import InputSpec
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.token_pooling import pack_tokens
@@ -24,6 +25,7 @@ from paceline.runtime.replay import Replay
 METHODS = list(attribution.STEPS)
 SPEC = controller().policy.spec
 LOGITS = {"output": "logits", "temperature": 1.0, "price_low": 0.1, "price_high": 2.0}
+ESTIMATE = "space actions rows law product_order upper_ratio floor_ms scale margin".split()
 REQUESTS = [
     {"budget_ms": 9.0},
     {"budget_ms": 9.0, "elapsed_ms": 3.0, "slowdown": 1.3},
@@ -118,6 +120,30 @@ def test_what_the_budget_excludes_is_the_budgets_share(method):
     gain = math.log(scores.sum() / scores[made.candidates.feasible].sum())
     assert [item.value for item in shares.contributions] == pytest.approx([0, 0, gain], abs=1e-3)
     assert [item.share for item in shares.contributions] == pytest.approx([0, 0, 1], abs=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_price_does_is_the_budgets_share(method):
+    arrays = {name: np.zeros_like(array) for name, array in planted("image").policy.arrays.items()}
+    made = dataclasses.replace(controller(), policy=NumpyPolicy(SPEC, arrays)).decide(context(), average=6.0)
+    assert made.price > 0
+    shares = shares_of(made, method)
+    assert shares.hidden == pytest.approx(-math.log(27), abs=1e-5)  # all are alike where time is free
+    assert shares.shown > shares.hidden + 0.1
+    assert [item.share for item in shares.contributions] == pytest.approx([0, 0, 1], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "share", "class", "logits"])
+@pytest.mark.parametrize("request_", REQUESTS, ids=str)
+def test_what_is_hidden_is_the_training_mean_without_a_budget(kind, request_):
+    made = READING[kind]
+    mean, width = made.policy.arrays["feature_mean"], made.policy.spec.image_width
+    plain = dataclasses.replace(context(), image_features=mean[:width], question_features=mean[width:])
+    decision = made.decide(context(), **request_)
+    logits = made.decide(plain).candidates.values / made.policy.spec.temperature
+    expected = logits[decision.candidates.chosen] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+    for method in METHODS:
+        assert shares_of(decision, method).hidden == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -271,6 +297,36 @@ def test_the_feasible_set_changes_exactly_at_the_budget_that_is_named():
     assert f"budget from {math.ceil(larger.budget_ms * 10 - 1e-3) / 10:.1f} ms on: max_crops=" in text
 
 
+def test_delays_move_the_budgets_at_which_the_choice_changes():
+    delayed = {"elapsed_ms": 4.3, "slowdown": 1.1}
+    for index in range(10):
+        decision = controller().decide(context(index), budget_ms=12.0, **delayed)
+        larger, smaller = decision.explanation().budgets
+        edges = decision.candidates.upper_ms + decision.unexpected_ms
+        for item in (larger, smaller):
+            if item.budget_ms is not None:
+                assert np.abs(edges - item.budget_ms).min() < 1e-12  # an edge itself, no bisected neighbour
+        if larger.budget_ms is not None:
+            there, before = (
+                controller().decide(context(index), budget_ms=float(budget), **delayed).configuration
+                for budget in (larger.budget_ms, np.nextafter(larger.budget_ms, 0))
+            )
+            assert (there, before) == (larger.configuration, decision.configuration)
+
+
+def test_a_policy_may_change_its_mind_where_the_same_configurations_fit():
+    """The first configuration scores 2 |cos(pi p / 2)| at the position p of a long budget, the second always 1."""
+    arrays = {name: array.copy() for name, array in planted("budget").policy.arrays.items()}
+    arrays["head.bias"][0, 0, 1] = 1.0
+    spec = dataclasses.replace(SPEC, budget_low_ms=10.0, budget_high_ms=1e6)
+    made = dataclasses.replace(controller(), policy=NumpyPolicy(spec, arrays))
+    decision = made.decide(context(), budget_ms=10.0 * 1e5**0.5)
+    assert (decision.action, decision.feasible) == (0, 27)
+    larger, _ = decision.explanation().budgets
+    assert larger.budget_ms == pytest.approx(10.0 * 1e5 ** (2 / 3), rel=1e-4)
+    assert made.space.action(larger.configuration) == 1
+
+
 def test_without_a_budget_only_smaller_ones_are_asked():
     decision = controller().decide(context())
     (only,) = decision.explanation().budgets
@@ -321,6 +377,15 @@ def test_text_and_json_say_the_same():
     logits = READING["logits"].decide(context())
     assert "this policy predicts no accuracy" in logits.explain()
     assert logits.explanation().configurations[0].accuracy is None
+
+
+def test_a_promise_without_enough_samples_is_said():
+    latency = controller().latency
+    facts = latency.facts | {"promise_holds": False}
+    unsure = LatencyEstimator(**{name: getattr(latency, name) for name in ESTIMATE}, facts=facts)
+    made = dataclasses.replace(controller(), latency=unsure).decide(context())
+    assert "upper: too few samples were timed to promise this" in made.explain()
+    assert "too few samples" not in controller().decide(context()).explain()
 
 
 def test_nothing_is_computed_before_it_is_asked_for(monkeypatch):

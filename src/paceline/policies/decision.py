@@ -78,16 +78,19 @@ def choose(logits: np.ndarray, mean_latency_ms: np.ndarray, feasible: np.ndarray
     return np.where(feasible.any(axis=-1), cost.argmin(axis=-1), -1).astype(np.int64)
 
 
+MINUS_INFINITY = np.float32(-np.inf)
+
+
 def choose_one(logits: np.ndarray, mean_latency_ms: np.ndarray, feasible: np.ndarray) -> int:
     """`choose` of one request, arrays (actions,), in fewer steps.
 
     >>> choose_one(np.array([1.0, 1.0, 5.0]), np.array([30.0, 20.0, 90.0]), np.array([True, True, False]))
     1
     """
-    masked = np.where(feasible, logits, -np.inf)
+    masked = np.where(feasible, logits, MINUS_INFINITY)
     column = int(masked.argmax())
     best = masked[column]
-    if best == -np.inf:  # nothing fits, or nothing that fits has a finite logit
+    if best == MINUS_INFINITY:  # nothing fits, or nothing that fits has a finite logit
         return int(choose(logits, mean_latency_ms, feasible))
     tied = masked == best
     if np.count_nonzero(tied) == 1:

@@ -78,9 +78,9 @@ class NumpyPolicy:
 
         `scores` of one row times the temperature, by the shortest way.
         """
-        shapes = (image_features.shape, question_features.shape)
-        if self._one is not None and shapes == self._one.shapes:
-            values = self._one.values(image_features, question_features, budget_ms, price)
+        one = self._one
+        if one and image_features.shape == one.image_shape and question_features.shape == one.question_shape:
+            values = one.values(image_features, question_features, budget_ms, price)
             if values is not None:
                 return values
         return np.float32(self.spec.temperature) * self.scores(

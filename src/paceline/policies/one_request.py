@@ -30,23 +30,24 @@ class OneRequest:
         self.first = np.concatenate([first, arrays["input.bias"].reshape(1, -1)])
         self.second, self.second_bias = arrays["fusion.weight"], arrays["fusion.bias"]
         self.head, self.head_bias = half * arrays["head.weight"], half * arrays["head.bias"]
-        self.grouped = (members, 1, 2 * spec.hidden)
+        self.grouped, self.members_first = (members, 1, 2 * spec.hidden), (members, len(spec.actions))
         self.no_first = np.zeros(members * 2 * spec.hidden, dtype=np.float32)
         self.no_second = np.zeros_like(self.second_bias)
         self.sigmoid = accuracy
-        self.gain = np.full(len(spec.actions), half / members, dtype=np.float32)
+        self.shares = np.full(members, half / members, dtype=np.float32)
         self.half = np.full(len(spec.actions), 0.5, dtype=np.float32)
         self.scaling, self.standard = scaling, scaling.method == "standard"
         self.lowest, self.highest = (
             np.full(width, end, np.float32) for end in (-FEATURE_LIMIT, FEATURE_LIMIT)
         )
         self.probe = np.full(width, 1e-10, dtype=np.float32)  # its product with numbers of any size is finite
-        self.shapes = ((spec.image_width,), (spec.question_width,))
+        self.image_shape, self.question_shape = (spec.image_width,), (spec.question_width,)
         self.spec, self.width, self.image_width, self.inputs = spec, width, spec.image_width, inputs
         self.waves = spec.price_low is None and spec.budget_dimensions > 1
         waves = budget_frequencies(max(1, spec.budget_dimensions // 2))
         self.frequencies = np.concatenate([waves, waves])
         self.phases = np.repeat([0.0, np.pi / 2], len(waves))  # cos(x) = sin(x + pi / 2)
+        self.low_ms = spec.budget_low_ms
         self.per_log = 1.0 / math.log(spec.budget_high_ms / spec.budget_low_ms)
 
     @staticmethod
@@ -60,7 +61,7 @@ class OneRequest:
     ) -> np.ndarray | None:
         """Predicted accuracies, or logits that have read the price, float32 (actions,).
 
-        The features are of `shapes`. None where one of them is not finite.
+        Features are of `image_shape` and `question_shape`. None where one of them is not finite.
         """
         width = self.width
         row = np.empty(self.inputs + 1, dtype=np.float32)
@@ -87,8 +88,7 @@ class OneRequest:
         outputs += self.head_bias
         if self.sigmoid:
             np.tanh(outputs, out=outputs)
-        values = np.add.reduce(outputs, axis=(0, 1))
-        values *= self.gain
+        values = self.shares.dot(outputs.reshape(self.members_first))
         if self.sigmoid:
             values += self.half
         return values
@@ -102,7 +102,7 @@ class OneRequest:
         if budget_ms is not None and budget_ms < math.inf:
             position = lowest
             if budget_ms > 0.0:
-                position = math.log(budget_ms / self.spec.budget_low_ms) * self.per_log
+                position = math.log(budget_ms / self.low_ms) * self.per_log
                 position = min(max(position, lowest), POSITION_RANGE[1])
         elif budget_ms is not None and math.isnan(budget_ms):
             encode_context(self.spec, budget_ms, price)  # raises what it raises for a budget of NaN

@@ -32,6 +32,8 @@ LARGEST_GROUP = 32
 """Requests generated together at most: more do not go faster, and memory grows with each."""
 GROWN = 1.05
 """A choice is made again when a request may take this many times longer than when it was made."""
+NOT_CHOSEN = Step(work_ms=math.nan, latest_start_ms=math.nan)
+"""Of a request before its first choice."""
 
 
 class RejectedRequestsError(InfeasibleBudgetError):
@@ -61,6 +63,7 @@ class _Waiting:
     overview: Overview | None = None
     context: Context | None = None
     decision: Decision | None = None
+    step: Step = NOT_CHOSEN  # its work under the chosen configuration
     allowed_ms: float = math.inf  # how long it could take when the decision was made
     spent: dict[str, float] = field(
         default_factory=dict
@@ -86,13 +89,6 @@ class _Waiting:
             math.inf if whole is None else whole - waited,
             math.inf if first is None else first - waited,
         )
-
-    def step(self, overview_ms: float) -> Step:
-        """Its work under the chosen configuration."""
-        seen, (whole, first) = self.chosen.candidates, self.limits()
-        work = max(float(seen.upper_ms[seen.chosen]) - overview_ms, 0.0)
-        until_first = max(float(seen.first_upper_ms[seen.chosen]) - overview_ms, 0.0)
-        return Step(work_ms=work, latest_start_ms=min(whole - work, first - until_first))
 
 
 class ListServing:
@@ -150,7 +146,7 @@ class ListServing:
     def _next(self) -> None:
         """One step: an overview, a rejection or a group."""
         now = self._now()
-        order = on_time([self._job(waiting) for waiting in self._waiting], now)
+        order = on_time(self._jobs(), now)
         by_index = {waiting.index: waiting for waiting in self._waiting}
         line = [by_index[job.index] for job in order]
         unseen = [w for w in line if w.overview is None] or [w for w in self._waiting if w.overview is None]
@@ -168,14 +164,20 @@ class ListServing:
                 self._decide(waiting, waiting.request.waited_ms + now + reserved, allowed=0.0)
         seen = [waiting for waiting in [*line, *late] if waiting.overview is not None]
         if not any(self._reject(waiting, now) for waiting in seen):
-            self._generate(self._group(line, late, now))
+            self._generate(self._group(line, order, late, now))
 
-    def _job(self, waiting: _Waiting) -> Job:
-        if waiting.overview is not None:
-            return Job(index=waiting.index, deadline_ms=waiting.deadline_ms, least_ms=waiting.least_ms)
-        seen = [other.least_ms for other in self._waiting if other.overview is not None]
-        least = self._overview_ms + (sum(seen) / len(seen) if seen else 0.0)
-        return Job(index=waiting.index, deadline_ms=waiting.deadline_ms, least_ms=least)
+    def _jobs(self) -> list[Job]:
+        """Everybody still waiting; of those not looked at the least work is guessed from the others'."""
+        seen = [waiting.least_ms for waiting in self._waiting if waiting.overview is not None]
+        unseen_ms = self._overview_ms + (sum(seen) / len(seen) if seen else 0.0)
+        return [
+            Job(
+                index=waiting.index,
+                deadline_ms=waiting.deadline_ms,
+                least_ms=unseen_ms if waiting.overview is None else waiting.least_ms,
+            )
+            for waiting in self._waiting
+        ]
 
     def _may_look(self, line: list[_Waiting], order: list[Job], unseen: _Waiting, now: float) -> bool:
         """Whether after one more overview all in line are still in time and the next can have its configuration."""
@@ -192,19 +194,20 @@ class ListServing:
         ]
         if len(on_time(after, now + looked)) < len(after):
             return False
-        return head.step(looked).work_ms <= first_allowance(after, now + looked) + ROUNDING_MS
+        return head.step.work_ms <= first_allowance(after, now + looked) + ROUNDING_MS
 
-    def _group(self, line: list[_Waiting], late: list[_Waiting], now: float) -> list[_Waiting]:
+    def _group(
+        self, line: list[_Waiting], order: list[Job], late: list[_Waiting], now: float
+    ) -> list[_Waiting]:
         """Who is generated next: the first in line, and all of the same choice whom this makes nobody late."""
-        overview_ms = self._overview_ms
-        steps = {w.index: w.step(overview_ms) for w in line if w.overview is not None}
-        for waiting in line:
-            if waiting.overview is None:
-                job = self._job(waiting)
-                latest = job.deadline_ms - job.least_ms
-                steps[waiting.index] = Step(work_ms=job.least_ms, latest_start_ms=latest)
+        steps = {
+            waiting.index: Step(work_ms=job.least_ms, latest_start_ms=job.deadline_ms - job.least_ms)
+            if waiting.overview is None
+            else waiting.step
+            for waiting, job in zip(line, order, strict=True)
+        }
         for waiting in late:
-            steps[waiting.index] = Step(work_ms=waiting.step(overview_ms).work_ms, latest_start_ms=math.inf)
+            steps[waiting.index] = Step(work_ms=waiting.step.work_ms, latest_start_ms=math.inf)
         seen = [w for w in [*line, *late] if w.overview is not None]
         candidates = [w for w in seen if not w.wants_rejection]
         if not candidates:  # it fits now, alone
@@ -247,7 +250,7 @@ class ListServing:
     def _settle(self, waiting: _Waiting, allowed_ms: float) -> None:
         """Its choice for the time it may take; the one it has stands if it fits and there is not much more time."""
         chosen = waiting.chosen
-        fits = waiting.step(self._overview_ms).work_ms <= allowed_ms + ROUNDING_MS
+        fits = waiting.step.work_ms <= allowed_ms + ROUNDING_MS
         if chosen.reason == "policy" and fits and allowed_ms <= GROWN * waiting.allowed_ms:
             return
         if math.isinf(allowed_ms):
@@ -277,13 +280,11 @@ class ListServing:
         overview_ms, (whole, first) = self._overview_ms, waiting.limits()
         seen = decision.candidates
         work = np.maximum(seen.upper_ms - overview_ms, 0.0)
-        if math.isinf(whole) and math.isinf(first):
-            waiting.deadline_ms, waiting.least_ms = math.inf, float(work.min())
-        else:
-            starts = np.minimum(whole - work, first - np.maximum(seen.first_upper_ms - overview_ms, 0.0))
-            best = int(np.argmax(starts))
-            waiting.least_ms = float(work[best])
-            waiting.deadline_ms = float(starts[best]) + waiting.least_ms
+        starts = np.minimum(whole - work, first - np.maximum(seen.first_upper_ms - overview_ms, 0.0))
+        waiting.step = Step(work_ms=float(work[seen.chosen]), latest_start_ms=float(starts[seen.chosen]))
+        best = int(np.argmin(work) if math.isinf(min(whole, first)) else np.argmax(starts))
+        waiting.least_ms = float(work[best])
+        waiting.deadline_ms = float(starts[best]) + waiting.least_ms
         took = self._now() - before
         waiting.spent["decision"] += took
         self._accounted_ms += took

@@ -14,13 +14,12 @@ from paceline.budgets import checked_ms, parse_budget
 from paceline.errors import BudgetError, ControllerError
 from paceline.knobs import Configuration, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
-from paceline.latency.quantity import Quantity
+from paceline.latency.quantity import LATENCY, Quantity
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.average import AverageBudget, PriceTable
 from paceline.runtime.decision import (
-    Asked,
     Candidates,
     Context,
     Decision,
@@ -98,6 +97,10 @@ class Controller:
     actions: np.ndarray = field(init=False, repr=False)  # int64 (m,): what it chooses from, ascending
     weigher: Weigher = field(init=False, repr=False)  # what computes a decision
     quantity: Quantity = field(init=False, repr=False)  # what budgets are in: latencies, runtimes or costs
+    _action_ids: list[int] = field(init=False, repr=False)  # `actions` as plain numbers
+    _columns: tuple[int | None, int | None] = field(init=False, repr=False)  # of the policy's features
+    _known: float = field(init=False, repr=False)  # 1, or NaN where times are known only afterwards
+    _plain: bool = field(init=False, repr=False)  # whether budgets are latencies
     _full: int | None = field(init=False, repr=False)  # position of the full configuration, if it was tested
     _configurations: list[Configuration] = field(init=False, repr=False)
     _kept: dict[bytes, Times] = field(init=False, repr=False)
@@ -123,7 +126,12 @@ class Controller:
                 )
         full = self.space.size - 1
         object.__setattr__(self, "actions", actions)
-        object.__setattr__(self, "quantity", Quantity.of(self.latency.facts))
+        quantity = Quantity.of(self.latency.facts)
+        object.__setattr__(self, "quantity", quantity)
+        object.__setattr__(self, "_action_ids", actions.tolist())
+        object.__setattr__(self, "_columns", self.policy.spec.columns)
+        object.__setattr__(self, "_known", 1.0 if quantity.known_before else math.nan)
+        object.__setattr__(self, "_plain", quantity.kind == LATENCY)
         object.__setattr__(self, "_full", int(np.searchsorted(actions, full)) if full in actions else None)
         object.__setattr__(self, "_configurations", [self.space.configuration(int(a)) for a in actions])
         object.__setattr__(self, "weigher", (self.make_weigher or _numpy_weigher)(self))
@@ -280,7 +288,7 @@ class Controller:
             InfeasibleBudgetError: nothing fits and the caller asked for "reject".
         """
         started = self.clock()
-        context.check(*self.policy.spec.columns, len(self.actions))
+        context.check(*self._columns, len(self._action_ids))
         if when_infeasible != "cheapest":
             check_when_infeasible(when_infeasible)
         if not (type(elapsed_ms) is float and 0.0 <= elapsed_ms < math.inf):
@@ -288,9 +296,14 @@ class Controller:
         if not (type(slowdown) is float and 1e-6 <= slowdown < math.inf):
             _check_number("slowdown", slowdown, least=1e-6)
         times = self._times(context)
-        whole_ms, first_ms = self._hard_limits(budget_ms, first_token_budget_ms, budget, times.full_ms)
-        average_ms, price, reachable = self._average(average)
-        unexpected_ms = max(0.0, elapsed_ms - slowdown * self.guard.overview_ms)
+        if self._plain and type(budget_ms) is float and first_token_budget_ms is budget is None:
+            whole_ms, first_ms = budget_ms, None
+            if not 0.0 < budget_ms < math.inf:
+                checked_ms("budget_ms", budget_ms)
+        else:
+            whole_ms, first_ms = self._hard_limits(budget_ms, first_token_budget_ms, budget, times.full_ms)
+        average_ms, price, reachable = (None, 0.0, True) if average is None else self._average(average)
+        unexpected_ms = max(0.0, elapsed_ms - slowdown * self.guard.overview_ms) if elapsed_ms else 0.0
         limits = Limits(
             whole_ms=None if whole_ms is None else whole_ms - unexpected_ms,
             first_ms=None if first_ms is None else first_ms - unexpected_ms,
@@ -299,17 +312,17 @@ class Controller:
             slowdown=slowdown,
         )
         reason, seen = self._weigh(context, times, limits, when_infeasible)
-        chosen, known = seen.chosen, 1.0 if self.quantity.known_before else math.nan
+        chosen, known = seen.chosen, self._known
         decision = Decision(
-            configuration=dict(self._configurations[chosen]),
-            action=int(self.actions[chosen]),
+            configuration=self._configurations[chosen].copy(),
+            action=self._action_ids[chosen],
             reason=reason,
             feasible=int(np.count_nonzero(seen.feasible)),
-            tested=len(self.actions),
-            score=float(seen.scores[chosen]),
-            predicted_ms=known * float(seen.mean_ms[chosen]),
-            upper_ms=known * float(seen.upper_ms[chosen]),
-            first_token_upper_ms=known * float(seen.first_upper_ms[chosen]),
+            tested=len(self._action_ids),
+            score=seen.scores.item(chosen),
+            predicted_ms=known * seen.mean_ms.item(chosen),
+            upper_ms=known * seen.upper_ms.item(chosen),
+            first_token_upper_ms=known * seen.first_upper_ms.item(chosen),
             full_ms=known * times.full_ms,
             budget_ms=whole_ms,
             first_token_budget_ms=first_ms,
@@ -320,7 +333,10 @@ class Controller:
             price=price,
             decision_ms=1000.0 * (self.clock() - started),
             candidates=seen,
-            asked=Asked(controller=self, context=context, full_ms=times.full_ms, reachable=reachable),
+            times=times,
+            context=context,
+            controller=self,
+            reachable=reachable,
             quantity=self.quantity,
         )
         if reason == "rejected":

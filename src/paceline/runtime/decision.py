@@ -19,6 +19,8 @@ WhenInfeasible = Literal["cheapest", "reject", "best_effort"]
 
 PREDICTIONS = ("predicted_ms", "upper_ms", "first_token_upper_ms", "full_ms")
 """Fields of a decision that are NaN where times are known only afterwards."""
+NOT_SAID = ("candidates", "times", "context", "controller", "reachable", "quantity")
+"""Fields of a decision that its summary leaves out."""
 
 
 def check_when_infeasible(value: str) -> None:
@@ -42,6 +44,16 @@ class Context:
 
         A width of None stands for packed tokens, of which there may be any number.
         """
+        image, question = self.image_features.shape, self.question_features.shape
+        if image != (image_width,) or question != (question_width,):
+            self._check_features(image_width, question_width)
+        if not self.tiles.shape == self.vision_tokens.shape == self.prompt_tokens.shape == (configurations,):
+            raise ControllerError(
+                f"workload: got tiles {self.tiles.shape}, vision_tokens {self.vision_tokens.shape}, prompt_tokens "
+                f"{self.prompt_tokens.shape}, expected ({configurations},) each: one value per configuration"
+            )
+
+    def _check_features(self, image_width: int | None, question_width: int | None) -> None:
         for name, values, width in (
             ("image_features", self.image_features, image_width),
             ("question_features", self.question_features, question_width),
@@ -52,11 +64,6 @@ class Context:
                     f"{name}: got shape {values.shape}, expected {expected}; the controller was trained on "
                     "another model's features, train one for this model"
                 )
-        if not self.tiles.shape == self.vision_tokens.shape == self.prompt_tokens.shape == (configurations,):
-            raise ControllerError(
-                f"workload: got tiles {self.tiles.shape}, vision_tokens {self.vision_tokens.shape}, prompt_tokens "
-                f"{self.prompt_tokens.shape}, expected ({configurations},) each: one value per configuration"
-            )
 
 
 # Candidates and decisions are made for every request, within tens of microseconds: the constructor of a frozen
@@ -116,12 +123,25 @@ class Decision:
     price: float  # accuracy per full configuration's latency
     decision_ms: float  # time this decision took
     candidates: Candidates = field(repr=False)
-    asked: Asked = field(repr=False)
+    times: Any = field(repr=False)  # `weighing.Times` of its workload
+    context: Context = field(repr=False)
+    controller: "Controller" = field(repr=False)
+    reachable: bool  # whether any choice can meet the average budget
     quantity: Quantity = field(default_factory=Quantity)  # what budgets and predictions are in
+
+    @property
+    def asked(self) -> Asked:
+        """What the decision was made of."""
+        return Asked(
+            controller=self.controller,
+            context=self.context,
+            full_ms=self.times.full_ms,
+            reachable=self.reachable,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able summary, without the losers; None for what is known only afterwards."""
-        names = [name for name in self.__slots__ if name not in ("candidates", "asked", "quantity")]
+        names = [name for name in self.__slots__ if name not in NOT_SAID]
         value = {name: getattr(self, name) for name in names}
         value |= {name: None for name in PREDICTIONS if math.isnan(value[name])}
         return value | {"unit": self.quantity.unit}

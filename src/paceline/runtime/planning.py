@@ -51,13 +51,15 @@ def allowances(jobs: Sequence[Job], now_ms: float) -> list[float]:
     >>> allowances(jobs, now_ms=5)  # 20 ms of slack for two
     [20.0, 15.0]
     """
-    deadlines = np.array([job.deadline_ms for job in jobs])
     least = np.array([job.least_ms for job in jobs])
+    work = np.cumsum(least)
+    slack = np.array([job.deadline_ms for job in jobs]) - work
+    counts = np.arange(1, len(jobs) + 1)
     allowed, start_ms = [], now_ms
-    for place in range(len(jobs)):
-        slack = deadlines[place:] - start_ms - np.cumsum(least[place:])
-        share = float(np.min(slack / np.arange(1, len(slack) + 1)))
-        allowed.append(float(least[place]) + max(share, 0.0))
+    for place, least_ms in enumerate(least.tolist()):
+        before = work[place] - least_ms - start_ms
+        share = float(np.min((slack[place:] + before) / counts[: len(jobs) - place]))
+        allowed.append(least_ms + max(share, 0.0))
         start_ms += allowed[-1]
         if math.isinf(start_ms):  # nobody from here on has a deadline
             return allowed + [math.inf] * (len(jobs) - len(allowed))

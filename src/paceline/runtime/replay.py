@@ -87,8 +87,11 @@ class Replay:
 
     def choices(self, variants: Variants) -> np.ndarray:
         """Positions of the choices, int64 (k,); -1 where nothing fits."""
-        logits, feasible = self.weigh(variants)
-        return choose(logits, np.broadcast_to(self.mean_ms, logits.shape), feasible)
+        parts = []
+        for start in range(0, len(variants), ROWS_AT_ONCE):
+            logits, feasible = self._weigh(variants.part(slice(start, start + ROWS_AT_ONCE)))
+            parts.append(choose(logits, np.broadcast_to(self.mean_ms, logits.shape), feasible))
+        return np.concatenate(parts)
 
     def score(self, variants: Variants, positions: np.ndarray) -> np.ndarray:
         """Scores of one position per variant as `Candidates.scores` has them, float64 (k,)."""

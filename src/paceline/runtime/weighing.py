@@ -75,8 +75,12 @@ class ScoredWeigher:
         mean_ms, upper_ms, first_ms = times.mean_ms, times.upper_ms, times.first_upper_ms
         if slowdown != 1.0:
             mean_ms, upper_ms, first_ms = slowdown * mean_ms, slowdown * upper_ms, slowdown * first_ms
-        feasible = fitting(upper_ms, first_ms, limits)
-        told_ms = told_budget(limits, upper_ms, feasible, self.scale)
+        if limits.reachable and limits.first_ms is None and limits.whole_ms is not None:
+            feasible = upper_ms <= limits.whole_ms
+            told_ms = limits.whole_ms / (self.scale * slowdown)
+        else:
+            feasible = fitting(upper_ms, first_ms, limits)
+            told_ms = told_budget(limits, upper_ms, feasible, self.scale)
         if self.relative:
             relative = self.spec.told_ms(told_ms, times.full_ms / self.scale)
             told_ms = None if relative is None else float(relative)
