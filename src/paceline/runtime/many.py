@@ -113,8 +113,8 @@ def decide_batch(
     check_when_infeasible(when_infeasible)
     if when_infeasible == "reject":
         raise BudgetError(
-            "when_infeasible: got 'reject', expected 'cheapest' or 'best_effort' for a batch; requests that nothing fits "
-            "have 0 in `feasible`"
+            "when_infeasible: got 'reject', expected 'cheapest' or 'best_effort' for a batch; where nothing fits, "
+            "`feasible` is 0"
         )
     batch = contexts if isinstance(contexts, ContextBatch) else ContextBatch.of(contexts)
     _check(batch, controller)
