@@ -10,6 +10,7 @@ import pytest
 
 from controllers import context, controller
 from paceline.errors import ControllerError
+from paceline.latency.estimate import LatencyEstimator
 from paceline.policies.inputs import InputSpec
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.token_pooling import pack_tokens
@@ -24,6 +25,7 @@ from paceline.runtime.replay import Replay
 METHODS = list(attribution.STEPS)
 SPEC = controller().policy.spec
 LOGITS = {"output": "logits", "temperature": 1.0, "price_low": 0.1, "price_high": 2.0}
+ESTIMATE = "space actions rows law product_order upper_ratio floor_ms scale margin".split()
 REQUESTS = [
     {"budget_ms": 9.0},
     {"budget_ms": 9.0, "elapsed_ms": 3.0, "slowdown": 1.3},
@@ -375,6 +377,15 @@ def test_text_and_json_say_the_same():
     logits = READING["logits"].decide(context())
     assert "this policy predicts no accuracy" in logits.explain()
     assert logits.explanation().configurations[0].accuracy is None
+
+
+def test_a_promise_without_enough_samples_is_said():
+    latency = controller().latency
+    facts = latency.facts | {"promise_holds": False}
+    unsure = LatencyEstimator(**{name: getattr(latency, name) for name in ESTIMATE}, facts=facts)
+    made = dataclasses.replace(controller(), latency=unsure).decide(context())
+    assert "upper: too few samples were timed to promise this" in made.explain()
+    assert "too few samples" not in controller().decide(context()).explain()
 
 
 def test_nothing_is_computed_before_it_is_asked_for(monkeypatch):

@@ -180,6 +180,8 @@ def explanation_of(decision: "Decision", *, top: int, method: str) -> Explanatio
             f"{decision.quantity.text(told)}, which is where other average budgets are counted from"
         )
     facts, known = asked.controller.latency.facts, decision.quantity.known_before
+    if facts.get("promise_holds") is False:
+        notes.append("upper: too few samples were timed to promise this; it is the slowest that was seen")
     return Explanation(
         headline=headline(decision),
         limits=tuple(limits(decision)),
