@@ -41,9 +41,8 @@ bench: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.training_scale
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.ppo_speed
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.ppo_speed --outcomes runs/main_job/outcomes --name embedded_model
-	$(ONE_THREAD) $(BIN)/paceline export tiny runs/main_job/outcomes --out runs/decision/tiny
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_overhead --controller runs/decision/tiny
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_memory --controller runs/decision/tiny
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_overhead
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_memory
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.end_to_end
 
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.

@@ -2,7 +2,6 @@
 
     pip install -e '.[bench]'
     python -m benchmarks.decision_overhead                  # the shipped controller on runs/main_job/outcomes
-    paceline export tiny OUTCOMES --out DIRECTORY           # for the backend onnx
     python -m benchmarks.decision_overhead --controller DIRECTORY --outcomes OUTCOMES
 
 One process, one thread, batch 1. Contenders take turns in rounds, each round in another order, all on the same requests
@@ -182,9 +181,7 @@ def compare(path: str, table: OutcomeTable, options: argparse.Namespace) -> dict
     named, further = ([rival.name for rival in rivals if rival.named is wanted] for wanted in (True, False))
     small = requests.batch(2)
     batched: dict[str, Callable[[Batch], object]] = {
-        name: batching(backend)
-        for name, backend in backends.items()
-        if name == DEFAULT or hasattr(backend, "decide_batch")  # its parts are numpy's, whatever the backend
+        name: batching(backend) for name, backend in backends.items()
     }
     batched |= {rival.name: rival.decide_batch for rival in rivals if rival.decide_batch(small) is not None}
     return {
