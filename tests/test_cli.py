@@ -298,6 +298,7 @@ def test_every_command_translates_errors(
         ),
         "calibrate": ("paceline.runtime.adaptive.measure_machine", [controller, "fake"]),
         "decide": ("paceline.workflows.deciding.live_context", decide_words(controller, image)[1:]),
+        "explain": ("paceline.workflows.explaining.explain_controller", [controller, outcomes]),
         "demo": ("paceline.workflows.demo.run_demo", ["--out", tmp_path]),
     }
     place, words = places[command]
