@@ -9,9 +9,9 @@ from benchmarks.decision_job import Batch, Requests
 from paceline.errors import PacelineError
 from paceline.knobs import Configuration
 from paceline.outcomes.table import CELL_FIELDS, OutcomeTable
-from paceline.policies.decision import choose, context_logits
 from paceline.runtime.average import AverageBudget
 from paceline.runtime.controller import Controller
+from paceline.runtime.many import FIELDS, ContextBatch
 from paceline.runtime.onnx_backend import OnnxWeigher
 
 BACKENDS = ("numpy", "onnx", "torch")
@@ -30,30 +30,13 @@ def load_backends(path: str) -> tuple[dict[str, Controller], dict[str, str]]:
 
 
 def batching(controller: Controller) -> Callable[[Batch], list[Configuration]]:
-    """The controller's decisions for a batch; its own method where it has one, else put together of its parts."""
-    own = getattr(controller, "decide_batch", None)
-    configurations = [controller.space.configuration(int(action)) for action in controller.actions]
+    """The controller's decisions for a batch."""
 
-    def by_its_parts(batch: Batch) -> list[Configuration]:
-        mean_ms, upper_ms = controller.latency.mean_and_upper(controller.actions, *batch.workload)
-        logits = context_logits(
-            controller.policy,
-            batch.image_features,
-            batch.question_features,
-            budget_ms=batch.budget_ms / controller.scale,
-            price=0.0,
-            mean_latency_ms=mean_ms,
-            full_latency_ms=controller.policy.spec.full_latency_ms * controller.scale,
-        )
-        chosen = choose(logits, mean_ms, upper_ms <= batch.budget_ms[:, None])
-        chosen = np.where(chosen < 0, mean_ms.argmin(axis=1), chosen)
-        return [configurations[place] for place in chosen.tolist()]
+    def decide(batch: Batch) -> list[Configuration]:
+        contexts = ContextBatch(**{name: getattr(batch, name) for name in FIELDS})
+        return controller.decide_batch(contexts, budget_ms=batch.budget_ms).configurations
 
-    if own is None:
-        return by_its_parts
-    return lambda batch: [
-        decision.configuration for decision in own(batch.contexts, budget_ms=batch.budget_ms)
-    ]
+    return decide
 
 
 def deciding(backend: Controller, requests: Requests) -> Callable[[int], Configuration]:

@@ -182,7 +182,9 @@ def compare(path: str, table: OutcomeTable, options: argparse.Namespace) -> dict
     named, further = ([rival.name for rival in rivals if rival.named is wanted] for wanted in (True, False))
     small = requests.batch(2)
     batched: dict[str, Callable[[Batch], object]] = {
-        name: batching(backend) for name, backend in backends.items()
+        name: batching(backend)
+        for name, backend in backends.items()
+        if name == DEFAULT or hasattr(backend, "decide_batch")  # its parts are numpy's, whatever the backend
     }
     batched |= {rival.name: rival.decide_batch for rival in rivals if rival.decide_batch(small) is not None}
     return {

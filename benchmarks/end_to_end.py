@@ -28,6 +28,7 @@ from PIL import Image
 from benchmarks.record import write_result
 from paceline.cli.threads import one_thread
 from paceline.knobs import Configuration
+from paceline.models.images import image_array
 from paceline.models.molmoe.elastic import ElasticMolmoE
 from paceline.models.registry import load_model
 from paceline.runtime.adaptive import AdaptiveModel
@@ -206,7 +207,10 @@ def full_latency_ms(adaptive: AdaptiveModel, asked: Sequence[Asked]) -> float:
 
 @torch.inference_mode()
 def overview_split(model: ElasticMolmoE, asked: Sequence[Asked], seed: int) -> dict[str, Any]:
-    """Time to all image tokens of the full configuration: overview first, or all crops at once, and the difference."""
+    """Time to all embeddings of the full configuration: overview first, or all crops at once, and the difference.
+
+    What looking first adds holds the pooled features; all crops at once make none.
+    """
     molmo, crops = model.model, int(model.knobs.full["max_crops"])
     times = np.empty((len(asked), 2))
     rng = np.random.default_rng(seed)
@@ -217,7 +221,8 @@ def overview_split(model: ElasticMolmoE, asked: Sequence[Asked], seed: int) -> d
             if way == 0:
                 molmo.image_tokens(molmo.overview(image, prompt).state, tiling)
             else:
-                molmo.all_image_tokens(np.asarray(image.convert("RGB")), tiling)
+                molmo.all_image_tokens(image_array(image), tiling)
+                molmo.decoder.embed(torch.tensor(molmo.tokenizer.prompt_tokens(prompt)))
             times[row, way] = 1000.0 * (time.perf_counter() - started)
     extra = times[:, 0] - times[:, 1]
     return {

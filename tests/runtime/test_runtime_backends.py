@@ -16,7 +16,9 @@ import pytest
 import paceline.runtime.backends as backends
 from controllers import context, controller, table
 from paceline.errors import ControllerError
+from paceline.runtime.backends import with_backend
 from paceline.runtime.controller import Controller
+from paceline.runtime.decision import Context
 from paceline.runtime.exports import decided_digest
 from paceline.runtime.onnx_backend import OnnxWeigher, open_session
 from paceline.workflows.exporting import ExportOptions, export_controller
@@ -264,7 +266,9 @@ def test_numpy_and_onnx_decide_without_torch_or_pandas(exported, tmp_path):
     code = """
 import sys
 import numpy as np
+from paceline.runtime.backends import with_backend
 from paceline.runtime.controller import Controller
+from paceline.runtime.decision import Context
 from paceline.runtime.decision import Context
 loaded = Controller.load(sys.argv[1], backend=sys.argv[2])
 spec, count = loaded.policy.spec, len(loaded.actions)
@@ -281,3 +285,29 @@ print(*(name for name in ("torch", "pandas", "onnx", "onnxruntime", "pyarrow", "
         for backend in ("numpy", "onnx")
     }
     assert found == {"numpy": [], "onnx": ["onnxruntime"]}
+
+
+def test_the_shipped_controller_is_small_and_was_checked():
+    loaded = Controller.load("tiny", backend="numpy")
+    assert loaded.exports is not None
+    directory = loaded.exports.directory
+    assert sum(path.stat().st_size for path in directory.iterdir()) <= 5e6
+    gates = {gate["precision"]: gate for gate in loaded.exports.gates}
+    assert loaded.exports.record["requests"] == 2000
+    assert gates["fp32"]["passed"]
+    assert gates["fp32"]["score_error"] <= 1e-5
+    assert all(gate["passed"] or gate["reason"] for gate in gates.values())
+    by_file = with_backend(loaded, "onnx", precision="fp32")
+    count, spec = len(loaded.actions), loaded.policy.spec
+    rng = np.random.default_rng(0)
+    for budget in (10.0, 20.0, 30.0, 45.0):
+        seen = Context(
+            image_features=rng.normal(size=spec.image_width).astype(np.float32),
+            question_features=rng.normal(size=spec.question_width).astype(np.float32),
+            tiles=rng.integers(1, 13, count),
+            vision_tokens=rng.integers(16, 150, count),
+            prompt_tokens=rng.integers(40, 200, count),
+        )
+        ours, theirs = (each.decide(seen, budget_ms=budget).candidates for each in (loaded, by_file))
+        np.testing.assert_allclose(theirs.values, ours.values, atol=1e-5)
+        np.testing.assert_array_equal(theirs.feasible, ours.feasible)

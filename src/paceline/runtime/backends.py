@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paceline import __version__
 from paceline.errors import ControllerError, DependencyError
 from paceline.runtime.decision import Context
 from paceline.runtime.weighing import ScoredWeigher, Weigher
@@ -123,16 +124,9 @@ def _key(controller: "Controller") -> str:
         "files": {name: file["sha256"] for name, file in controller.exports.files.items()},
         "chosen": controller.exports.record["chosen"],
         "processor": hardware_facts()["processor"],
-        "libraries": {name: _version(name) for name in ("numpy", "onnxruntime", "paceline")},
+        "libraries": [__version__, np.__version__, version("onnxruntime")],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 def _measure(controller: "Controller") -> dict[str, float]:

@@ -10,6 +10,7 @@ from paceline.policies.numpy_policy import check_features
 from paceline.policies.token_pooling import unpack_tokens
 from paceline.runtime.decision import Candidates, Context
 from paceline.runtime.exports import decided_digest
+from paceline.runtime.many import FIELDS, BatchLimits, ContextBatch, Weighed
 from paceline.runtime.weighing import Limits, Times
 
 if TYPE_CHECKING:
@@ -85,15 +86,7 @@ class OnnxWeigher:
     def __call__(self, context: Context, times: Times, limits: Limits) -> Candidates:
         """Weigh one request."""
         image, question = context.image_features, context.question_features
-        check_features(self.spec, image, question)
-        for features, wanted, width in zip(
-            (image, question),
-            self.spec.columns,
-            (self.spec.image_width, self.spec.question_width),
-            strict=True,
-        ):
-            if wanted is None:
-                unpack_tokens(features, width)  # raises for counts that do not fit, which the graph cannot
+        self._check(image, question)
         scores, values, mean_ms, upper_ms, first_ms, feasible, action = self.session.run(
             OUTPUTS,
             {
@@ -124,9 +117,44 @@ class OnnxWeigher:
             chosen=chosen if chosen < 0 else int(np.searchsorted(self.actions, chosen)),
         )
 
+    def weigh_batch(self, controller: "Controller", batch: ContextBatch, limits: BatchLimits) -> Weighed:
+        """Weigh many requests in one run."""
+        self._check(batch.image_features, batch.question_features)
+        scores, _, mean_ms, upper_ms, first_ms, feasible, action = self.session.run(
+            OUTPUTS,
+            {
+                **{name: _typed(getattr(batch, name)) for name in FIELDS},
+                "limit_ms": _typed(limits.whole_ms),
+                "first_token_limit_ms": _typed(limits.first_ms),
+                "price": _typed(limits.price),
+                "time_scale": np.repeat(_typed(limits.slowdown * self.scales), len(batch), axis=0),
+                "time_margin": np.repeat(self.margins, len(batch), axis=0),
+            },
+        )
+        return Weighed(
+            scores=scores,
+            mean_ms=mean_ms,
+            upper_ms=upper_ms,
+            first_upper_ms=first_ms,
+            feasible=feasible,
+            chosen=np.where(action < 0, -1, np.searchsorted(self.actions, action)),
+        )
+
+    def _check(self, image: np.ndarray, question: np.ndarray) -> None:
+        """Refuse features that the graph would not: of another width, not finite, tokens that do not fit."""
+        check_features(self.spec, image, question)
+        widths = (self.spec.image_width, self.spec.question_width)
+        for features, wanted, width in zip((image, question), self.spec.columns, widths, strict=True):
+            if wanted is None:
+                unpack_tokens(features, width)
+
 
 def _row(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32, copy=False)[None]
+    return _typed(values)[None]
+
+
+def _typed(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32, copy=False)
 
 
 def _number(value: float | None) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -10,6 +10,10 @@ from paceline.knobs import KnobSpace
 from paceline.policies.decision import choose_one
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.decision import Candidates, Context
+from paceline.runtime.many import BatchLimits, ContextBatch, Weighed, weigh_scored
+
+if TYPE_CHECKING:
+    from paceline.runtime.controller import Controller
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -57,6 +61,10 @@ class Weigher(Protocol):
 
     def __call__(self, context: Context, times: Times, limits: Limits) -> Candidates: ...
 
+    def weigh_batch(self, controller: "Controller", batch: ContextBatch, limits: BatchLimits) -> Weighed:
+        """Weigh many requests of `controller`, whose backend this is."""
+        ...
+
 
 class ScoredWeigher:
     """A policy says what configurations are worth; limits, price and choice are plain numpy."""
@@ -97,6 +105,10 @@ class ScoredWeigher:
             feasible=feasible,
             chosen=choose_one(values, mean_ms, feasible),
         )
+
+    def weigh_batch(self, controller: "Controller", batch: ContextBatch, limits: BatchLimits) -> Weighed:
+        """Weigh many requests."""
+        return weigh_scored(controller, self.scorer, batch, limits)
 
 
 def fitting(upper_ms: np.ndarray, first_upper_ms: np.ndarray, limits: Limits) -> np.ndarray:

@@ -59,6 +59,7 @@ class ElasticMolmoE:
             )
         self.block_ranking = ranking
         self.has_block_ranking = block_ranking is not None
+        self._turned_to: dict[int, tuple[int, KnobState]] = {}  # by action, as they are asked for
 
     @property
     def knobs(self) -> KnobSpace:
@@ -195,14 +196,16 @@ class ElasticMolmoE:
 
     def _turned(self, configuration: Mapping[str, Option]) -> tuple[int, KnobState]:
         """Crops, and what the decoder reads; a configuration outside the knob space is a KnobError."""
-        self._knobs.action(configuration)
-        options = self.model.options
-        count = int(configuration.get(BLOCKS, options.num_blocks))
-        state = KnobState(
-            top_k=int(configuration.get(TOP_K, options.top_k)),
-            active_blocks=tuple(sorted(self.block_ranking[:count])),
-        )
-        return int(configuration.get(MAX_CROPS, options.max_crops)), state
+        action = self._knobs.action(configuration)
+        if action not in self._turned_to:
+            options = self.model.options
+            count = int(configuration.get(BLOCKS, options.num_blocks))
+            state = KnobState(
+                top_k=int(configuration.get(TOP_K, options.top_k)),
+                active_blocks=tuple(sorted(self.block_ranking[:count])),
+            )
+            self._turned_to[action] = int(configuration.get(MAX_CROPS, options.max_crops)), state
+        return self._turned_to[action]
 
 
 def _check_knobs(knobs: KnobSpace, model: MolmoE) -> None:

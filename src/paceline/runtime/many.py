@@ -1,0 +1,245 @@
+"""Decisions for many requests at once, as arrays: for planning, for judging logs, for servers that collect requests."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paceline.errors import BudgetError, ControllerError
+from paceline.knobs import Configuration
+from paceline.policies.decision import action_logits, choose
+from paceline.runtime.decision import Context, check_when_infeasible
+
+if TYPE_CHECKING:
+    from paceline.runtime.controller import Controller
+
+CHUNK = 512
+"""Requests weighed together: their hidden layers stay in the cache."""
+FIELDS = ("image_features", "question_features", "tiles", "vision_tokens", "prompt_tokens")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ContextBatch:
+    """n requests as the controller sees them: the arrays of `Context` with a row per request."""
+
+    image_features: np.ndarray  # float32 (n, image_width)
+    question_features: np.ndarray  # float32 (n, question_width)
+    tiles: np.ndarray  # int (n, m)
+    vision_tokens: np.ndarray  # int (n, m)
+    prompt_tokens: np.ndarray  # int (n, m)
+
+    @classmethod
+    def of(cls, contexts: Sequence[Context]) -> "ContextBatch":
+        """The contexts one below the other; ControllerError where their sizes differ or there is none."""
+        if not contexts:
+            raise ControllerError("contexts: got none, expected one or more requests")
+        parts = {name: [getattr(context, name) for context in contexts] for name in FIELDS}
+        for name, rows in parts.items():
+            if len({row.shape for row in rows}) > 1:
+                sizes = sorted({str(row.shape) for row in rows})
+                raise ControllerError(f"contexts: {name} has shapes {sizes}, expected one size in a batch")
+        return cls(**{name: np.stack(rows) for name, rows in parts.items()})
+
+    def __len__(self) -> int:
+        return len(self.image_features)
+
+    def rows(self, part: slice) -> "ContextBatch":
+        """Some of the requests."""
+        return ContextBatch(**{name: getattr(self, name)[part] for name in FIELDS})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BatchLimits:
+    """What each request must respect, unexpected delays subtracted: float64 (n,)."""
+
+    whole_ms: np.ndarray  # inf for none
+    first_ms: np.ndarray  # inf for none
+    price: np.ndarray
+    slowdown: float
+
+    def rows(self, part: slice) -> "BatchLimits":
+        """Of some of the requests."""
+        return BatchLimits(
+            whole_ms=self.whole_ms[part],
+            first_ms=self.first_ms[part],
+            price=self.price[part],
+            slowdown=self.slowdown,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Weighed:
+    """What a backend says of n requests and m configurations."""
+
+    scores: np.ndarray  # (n, m): accuracy scale, or logits
+    mean_ms: np.ndarray  # (n, m), slow-down included, like the next two
+    upper_ms: np.ndarray
+    first_upper_ms: np.ndarray
+    feasible: np.ndarray  # bool (n, m)
+    chosen: np.ndarray  # int64 (n,): position, -1 where nothing fits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BatchDecision:
+    """The configurations of n requests, in their order; arrays (n,). Times are NaN where known only afterwards."""
+
+    configurations: list[Configuration]
+    action: np.ndarray  # int64: configuration ids
+    reason: np.ndarray  # "policy", "cheapest" or "best_effort"
+    feasible: np.ndarray  # int64: how many configurations fit
+    score: np.ndarray  # of the choice, accuracy scale (a logits policy: log-probability up to a constant)
+    predicted_ms: np.ndarray  # expected latency of the whole call
+    upper_ms: np.ndarray  # calibrated upper latency of the whole call
+    first_token_upper_ms: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+
+def decide_batch(
+    controller: "Controller",
+    contexts: ContextBatch | Sequence[Context],
+    *,
+    budget_ms: Any = None,
+    first_token_budget_ms: Any = None,
+    price: Any = 0.0,
+    elapsed_ms: Any = 0.0,
+    slowdown: float = 1.0,
+    when_infeasible: str = "cheapest",
+) -> BatchDecision:
+    """See `Controller.decide_batch`."""
+    check_when_infeasible(when_infeasible)
+    if when_infeasible == "reject":
+        raise BudgetError(
+            "when_infeasible: got 'reject', expected 'cheapest' or 'best_effort' for a batch; where nothing fits, "
+            "`feasible` is 0"
+        )
+    batch = contexts if isinstance(contexts, ContextBatch) else ContextBatch.of(contexts)
+    _check(batch, controller)
+    n = len(batch)
+    controller.quantity.check_milliseconds("budget_ms", budget_ms)
+    controller.quantity.check_first_token(first_token_budget_ms)
+    elapsed = _column("elapsed_ms", elapsed_ms, n, least=0.0)
+    unexpected = np.maximum(0.0, elapsed - slowdown * controller.guard.overview_ms)
+    limits = BatchLimits(
+        whole_ms=_budget("budget_ms", budget_ms, n) - unexpected,
+        first_ms=_budget("first_token_budget_ms", first_token_budget_ms, n) - unexpected,
+        price=_column("price", price, n, least=0.0),
+        slowdown=float(_column("slowdown", slowdown, 1, least=1e-6)[0]),
+    )
+    parts = [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
+    made = [_decided(controller, batch.rows(part), limits.rows(part), when_infeasible) for part in parts]
+    together = {
+        name: np.concatenate([getattr(part, name) for part in made])
+        for name in BatchDecision.__slots__
+        if name != "configurations"
+    }
+    configurations = [configuration for part in made for configuration in part.configurations]
+    return BatchDecision(configurations=configurations, **together)
+
+
+def weigh_scored(controller: "Controller", scorer: Any, batch: ContextBatch, limits: BatchLimits) -> Weighed:
+    """By a policy with `scores` of batches; limits, price and choice in numpy."""
+    spec, scale = controller.policy.spec, controller.scale
+    work = (batch.tiles, batch.vision_tokens, batch.prompt_tokens)
+    calm_ms, upper_ms = controller.latency.mean_and_upper(controller.actions, *work)
+    _, first_ms = controller.first_token_latency.mean_and_upper(controller.actions, *work)
+    mean_ms, upper_ms, first_ms = (limits.slowdown * part for part in (calm_ms, upper_ms, first_ms))
+    feasible = upper_ms <= limits.whole_ms[:, None]
+    told = limits.whole_ms
+    first = np.isfinite(limits.first_ms)
+    if first.any():
+        feasible &= first_ms <= limits.first_ms[:, None]
+        longest = np.where(feasible, upper_ms, -np.inf).max(axis=1)
+        told = np.where(first & feasible.any(axis=1), np.minimum(told, longest), told)
+    full = np.searchsorted(controller.actions, controller.space.size - 1)
+    tested = full < len(controller.actions)
+    full_ms = calm_ms[:, full] if tested else calm_ms.max(axis=1)
+    told = spec.told_ms(told / (scale * limits.slowdown), full_ms / scale)
+    scores = scorer.scores(batch.image_features, batch.question_features, told, limits.price)
+    logits = action_logits(spec, scores, calm_ms, limits.price, full_latency_ms=spec.full_latency_ms * scale)
+    return Weighed(
+        scores=np.float32(spec.temperature) * scores,
+        mean_ms=mean_ms,
+        upper_ms=upper_ms,
+        first_upper_ms=first_ms,
+        feasible=feasible,
+        chosen=choose(logits, mean_ms, feasible),
+    )
+
+
+def _decided(
+    controller: "Controller", batch: ContextBatch, limits: BatchLimits, when_infeasible: str
+) -> BatchDecision:
+    seen = controller.weigher.weigh_batch(controller, batch, limits)
+    chosen, none = seen.chosen.copy(), seen.chosen < 0
+    if none.any():
+        if when_infeasible == "cheapest":
+            chosen[none] = seen.mean_ms[none].argmin(axis=1)
+        else:
+            late = seen.upper_ms[none] - limits.whole_ms[none, None]
+            first = seen.first_upper_ms[none] - limits.first_ms[none, None]
+            chosen[none] = np.maximum(late, first).argmin(axis=1)
+    rows = np.arange(len(batch))
+    known = 1.0 if controller.quantity.known_before else math.nan
+    reason = np.where(none, when_infeasible, "policy")
+    return BatchDecision(
+        configurations=[controller.configuration(column) for column in chosen.tolist()],
+        action=controller.actions[chosen],
+        reason=reason,
+        feasible=seen.feasible.sum(axis=1),
+        score=seen.scores[rows, chosen],
+        predicted_ms=known * seen.mean_ms[rows, chosen],
+        upper_ms=known * seen.upper_ms[rows, chosen],
+        first_token_upper_ms=known * seen.first_upper_ms[rows, chosen],
+    )
+
+
+def _check(batch: ContextBatch, controller: "Controller") -> None:
+    """Raise ControllerError for workloads of another size; the policy checks the features."""
+    expected = (len(batch), len(controller.actions))
+    for name in ("tiles", "vision_tokens", "prompt_tokens"):
+        values = getattr(batch, name)
+        if values.shape != expected:
+            raise ControllerError(
+                f"contexts: {name} has shape {values.shape}, expected {expected}: a row per request, a value per "
+                "configuration"
+            )
+        if values.size and values.min() < 0:
+            raise ControllerError(
+                f"contexts: {name} has negative counts, expected those of every configuration"
+            )
+    if batch.question_features.ndim != 2 or len(batch.question_features) != len(batch):
+        raise ControllerError(
+            f"contexts: got {batch.image_features.shape} image and {batch.question_features.shape} question features, "
+            "expected a row per request in both"
+        )
+
+
+def _budget(name: str, value: Any, n: int) -> np.ndarray:
+    """Budgets (n,): None and inf stand for none; BudgetError unless the others are positive."""
+    if value is None:
+        return np.full(n, np.inf)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = [math.inf if each is None else each for each in value]
+    return _column(name, value, n, least=np.nextafter(0.0, 1.0), endless=True)
+
+
+def _column(name: str, value: Any, n: int, *, least: float, endless: bool = False) -> np.ndarray:
+    """A number, or one per request, as float64 (n,); BudgetError for anything else."""
+    try:
+        values = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BudgetError(f"{name}: got {value!r}, expected a number or one per request") from error
+    if values.shape not in ((), (n,)):
+        raise BudgetError(
+            f"{name}: got {values.shape} numbers for {n} requests, expected one or one per request"
+        )
+    good = (values >= least) & (endless | np.isfinite(values))
+    if not good.all():
+        wrong = np.atleast_1d(values)[~np.atleast_1d(good)][:3].tolist()
+        what = "above 0" if endless else f"from {least:g} on, finite"
+        raise BudgetError(f"{name}: got {wrong}, expected numbers {what}")
+    return np.broadcast_to(values, (n,))

@@ -1,0 +1,113 @@
+"""Decisions for many requests at once equal those for one at a time, for every backend and form of policy."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import paceline.runtime.many as many
+from controllers import context, controller, table
+from paceline.errors import BudgetError, ControllerError
+from paceline.runtime.backends import with_backend
+from paceline.runtime.many import ContextBatch
+from paceline.workflows.exporting import ExportOptions, export_controller
+from policy_forms import FORMS, form_context, form_controller
+
+LIMITS = (
+    {},
+    {"budget_ms": 45.0},
+    {"first_token_budget_ms": 35.0},
+    {"budget_ms": 50.0, "first_token_budget_ms": 30.0},
+)
+
+
+def assert_same(batch, singly):
+    assert [decision.configuration for decision in singly] == batch.configurations
+    for name in ("action", "feasible", "score", "predicted_ms", "upper_ms", "first_token_upper_ms"):
+        expected = [getattr(decision, name) for decision in singly]
+        np.testing.assert_allclose(getattr(batch, name), expected, rtol=1e-5, atol=1e-6)
+    assert batch.reason.tolist() == [decision.reason for decision in singly]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_decides_as_its_requests_do(form, monkeypatch):
+    monkeypatch.setattr(many, "CHUNK", 4)  # so that 7 requests are two parts
+    owner = form_controller(form)
+    contexts = [form_context(form, index) for index in range(7)]
+    contexts = [
+        dataclasses.replace(  # packed tokens of one room
+            each,
+            image_features=np.resize(each.image_features, contexts[0].image_features.shape),
+        )
+        for each in contexts
+    ]
+    for limits in LIMITS:
+        for rule in ("cheapest", "best_effort"):
+            options = {"elapsed_ms": 4.0, "slowdown": 1.1, "when_infeasible": rule}
+            singly = [owner.decide(each, **limits, **options) for each in contexts]
+            assert_same(owner.decide_batch(contexts, **limits, **options), singly)
+
+
+@pytest.mark.parametrize("form", ["joint", "joint logits"])
+def test_each_request_has_its_own_budget_price_and_delay(form):
+    owner = form_controller(form)
+    contexts = [form_context(form, index) for index in range(6)]
+    budgets, waits = [30.0, None, 45.0, 60.0, 25.0, 1.0], [0.0, 1.0, 2.0, 5.0, 9.0, 3.0]
+    singly = [
+        owner.decide(each, budget_ms=budget, elapsed_ms=wait)
+        for each, budget, wait in zip(contexts, budgets, waits, strict=True)
+    ]
+    assert_same(owner.decide_batch(ContextBatch.of(contexts), budget_ms=budgets, elapsed_ms=waits), singly)
+    prices = [owner.prices.price(average / owner.scale) for average in (20.0, 25.0, 30.0, 35.0, 40.0, 60.0)]
+    singly = [
+        owner.decide(each, average=a) for each, a in zip(contexts, (20, 25, 30, 35, 40, 60), strict=True)
+    ]
+    np.testing.assert_allclose(prices, [each.price for each in singly])
+    assert_same(owner.decide_batch(contexts, price=prices), singly)
+
+
+def test_every_backend_serves_batches(tmp_path):
+    made = export_controller(
+        controller(), table(), tmp_path, ExportOptions(requests=50, calibration_requests=50)
+    ).controller
+    contexts = [context(index) for index in range(20)]
+    budgets = np.linspace(0.5, 60.0, 20)
+    ours = made.decide_batch(contexts, budget_ms=budgets)
+    assert set(ours.reason.tolist()) == {"policy", "cheapest"}
+    for name, options in (("torch", {}), ("onnx", {"precision": "fp32"})):
+        theirs = with_backend(made, name, **options).decide_batch(contexts, budget_ms=budgets)
+        assert theirs.action.tolist() == ours.action.tolist()
+        np.testing.assert_allclose(theirs.score, ours.score, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "expected"),
+    [
+        ({"contexts": []}, ControllerError, "contexts: got none"),
+        ({"budget_ms": [10.0, 20.0]}, BudgetError, r"budget_ms: got \(2,\) numbers for 3 requests"),
+        ({"budget_ms": [10.0, 0.0, 5.0]}, BudgetError, r"budget_ms: got \[0.0\], expected numbers above 0"),
+        ({"budget_ms": float("nan")}, BudgetError, r"budget_ms: got \[nan\], expected numbers above 0"),
+        ({"budget_ms": "fast"}, BudgetError, "budget_ms: got 'fast', expected a number or one per request"),
+        ({"price": -1.0}, BudgetError, r"price: got \[-1.0\], expected numbers from 0 on"),
+        ({"elapsed_ms": np.inf}, BudgetError, r"elapsed_ms: got \[inf\]"),
+        ({"slowdown": 0.0}, BudgetError, r"slowdown: got \[0.0\]"),
+        ({"when_infeasible": "reject"}, BudgetError, "when_infeasible: got 'reject', expected 'cheapest' or"),
+        ({"when_infeasible": "wait"}, BudgetError, "when_infeasible: got 'wait'"),
+    ],
+)
+def test_wrong_batches_are_refused(changes, error, expected):
+    options = {"contexts": [context(index) for index in range(3)], **changes}
+    with pytest.raises(error, match=expected):
+        controller().decide_batch(options.pop("contexts"), **options)
+
+
+def test_requests_of_different_sizes_are_refused():
+    narrow = dataclasses.replace(context(1), tiles=context(1).tiles[:-1])
+    with pytest.raises(ControllerError, match="contexts: tiles has shapes .* expected one size in a batch"):
+        controller().decide_batch([context(0), narrow])
+    short = dataclasses.replace(ContextBatch.of([context(0)]), tiles=context(0).tiles[None, :-1])
+    with pytest.raises(ControllerError, match="contexts: tiles has shape .* a value per configuration"):
+        controller().decide_batch(short)
+    holes = dataclasses.replace(ContextBatch.of([context(0)]), image_features=np.full((1, 3), np.nan))
+    with pytest.raises(ControllerError, match="features: got NaN or infinity"):
+        controller().decide_batch(holes)
