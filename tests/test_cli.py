@@ -203,6 +203,20 @@ def test_decide_for_a_recorded_sample_is_what_a_live_request_gets(controller, ou
     )
 
 
+def test_decide_by_any_backend(controller, outcomes):
+    sample = read_table(outcomes).sample_id[3]
+    words = ["decide", controller, "--outcomes", outcomes, "--sample", sample, "--budget-ms", 6]
+    made = [run_json(*words, "--backend", name)["configuration"] for name in ("auto", "numpy", "torch")]
+    assert made[0] == made[1] == made[2]
+    for name, expected in (
+        ("onnx", "has no exported files; export it with paceline export"),
+        ("abacus", "backend: got 'abacus', expected one of ['auto', 'numpy', 'onnx', 'torch']"),
+    ):
+        said = run(*words, "--backend", name)
+        assert said.exit_code == 2
+        assert expected in message(said)
+
+
 def test_decide_says_what_it_cannot_decide_about(controller, outcomes, image, tmp_path):
     both = ["--image", image, "--prompt", "x", "--outcomes", outcomes, "--sample", "y"]
     for words in ([], ["--image", image], ["--outcomes", outcomes], both):
@@ -298,6 +312,7 @@ def test_every_command_translates_errors(
         ),
         "calibrate": ("paceline.runtime.adaptive.measure_machine", [controller, "fake"]),
         "decide": ("paceline.workflows.deciding.live_context", decide_words(controller, image)[1:]),
+        "explain": ("paceline.workflows.explaining.explain_controller", [controller, outcomes]),
         "demo": ("paceline.workflows.demo.run_demo", ["--out", tmp_path]),
     }
     place, words = places[command]

@@ -43,6 +43,7 @@ def run(
         str, typer.Option(help="The model that reads the image: a shipped one or a directory.")
     ] = "tiny",
     calibrate: Annotated[bool, typer.Option(help="Scale the controller to this machine first; kept.")] = True,
+    backend: Annotated[str, typer.Option(help="What computes it: auto, numpy, onnx or torch.")] = "auto",
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Say why, what other budgets would choose, and whose share it is."),
@@ -62,7 +63,7 @@ def run(
 
     check_method(method)
     check_writable(report)
-    loaded = Controller.load(controller)
+    loaded = Controller.load(controller, backend=backend)
     if average_budget is not None and average_budget_ms is not None:
         raise BudgetError(
             f"average budget: got both {average_budget_ms} ms and {average_budget!r}, expected one of them"

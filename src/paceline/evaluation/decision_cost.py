@@ -7,8 +7,8 @@ import numpy as np
 
 from paceline.latency.estimate import LatencyEstimator
 from paceline.latency.quantity import LATENCY, Quantity
-from paceline.learning.learners.contender import pick
 from paceline.outcomes.table import OutcomeTable
+from paceline.policies.decision import choose_one
 from paceline.policies.numpy_policy import NumpyPolicy
 
 TIMED_DECISIONS = 200
@@ -26,9 +26,10 @@ def decision_overhead(
         work = tuple(part[row, columns] for part in (table.tiles, table.vision_tokens, table.prompt_tokens))
         start = time.perf_counter()
         told = policy.spec.told_ms(budget_ms, full_ms)
-        scores = policy.scores(table.image_features[row], table.question_features[row], told)
+        features = table.image_features[row], table.question_features[row]
+        values = policy.values(*features, None if told is None else float(told), 0.0)
         mean, upper = latency.mean_and_upper(chosen, *work)
-        pick(scores[None], mean[None], upper[None] <= budget_ms)
+        choose_one(values, mean, upper <= budget_ms)
         seconds.append(time.perf_counter() - start)
     decision_ms = 1000 * np.quantile(seconds[20:], [0.5, 0.95])
     return {
