@@ -101,7 +101,6 @@ class Controller:
     quantity: Quantity = field(init=False, repr=False)  # what budgets are in: latencies, runtimes or costs
     _action_ids: list[int] = field(init=False, repr=False)  # `actions` as plain numbers
     _columns: tuple[int | None, int | None] = field(init=False, repr=False)  # of the policy's features
-    _known: float = field(init=False, repr=False)  # 1, or NaN where times are known only afterwards
     _plain: bool = field(init=False, repr=False)  # whether budgets are latencies
     _full: int | None = field(init=False, repr=False)  # position of the full configuration, if it was tested
     _configurations: list[Configuration] = field(init=False, repr=False)
@@ -132,7 +131,6 @@ class Controller:
         object.__setattr__(self, "quantity", quantity)
         object.__setattr__(self, "_action_ids", actions.tolist())
         object.__setattr__(self, "_columns", self.policy.spec.columns)
-        object.__setattr__(self, "_known", 1.0 if quantity.known_before else math.nan)
         object.__setattr__(self, "_plain", quantity.kind == LATENCY)
         object.__setattr__(self, "_full", int(np.searchsorted(actions, full)) if full in actions else None)
         object.__setattr__(self, "_configurations", [self.space.configuration(int(a)) for a in actions])
@@ -314,18 +312,10 @@ class Controller:
             slowdown=slowdown,
         )
         reason, seen = self._weigh(context, times, limits, when_infeasible)
-        chosen, known = seen.chosen, self._known
         decision = Decision(
-            configuration=self._configurations[chosen].copy(),
-            action=self._action_ids[chosen],
+            configuration=self._configurations[seen.chosen].copy(),
+            action=self._action_ids[seen.chosen],
             reason=reason,
-            feasible=int(np.count_nonzero(seen.feasible)),
-            tested=len(self._action_ids),
-            score=seen.scores.item(chosen),
-            predicted_ms=known * seen.mean_ms.item(chosen),
-            upper_ms=known * seen.upper_ms.item(chosen),
-            first_token_upper_ms=known * seen.first_upper_ms.item(chosen),
-            full_ms=known * times.full_ms,
             budget_ms=whole_ms,
             first_token_budget_ms=first_ms,
             average_budget_ms=average_ms,
@@ -339,7 +329,6 @@ class Controller:
             context=context,
             controller=self,
             reachable=reachable,
-            quantity=self.quantity,
         )
         if reason == "rejected":
             raise RejectedError(_rejection(decision), decision)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, get_args
 
 import numpy as np
 
@@ -13,14 +13,31 @@ from paceline.latency.quantity import ONLY_AFTERWARDS, Quantity
 if TYPE_CHECKING:
     from paceline.runtime.controller import Controller
     from paceline.runtime.explanation import Explanation
+    from paceline.runtime.weighing import Times
 
 Reason = Literal["policy", "cheapest", "best_effort", "rejected"]
 WhenInfeasible = Literal["cheapest", "reject", "best_effort"]
 
 PREDICTIONS = ("predicted_ms", "upper_ms", "first_token_upper_ms", "full_ms")
-"""Fields of a decision that are NaN where times are known only afterwards."""
-NOT_SAID = ("candidates", "times", "context", "controller", "reachable", "quantity")
-"""Fields of a decision that its summary leaves out."""
+"""Properties of a decision that are NaN where times are known only afterwards."""
+SAID = (
+    "configuration",
+    "action",
+    "reason",
+    "feasible",
+    "tested",
+    "score",
+    *PREDICTIONS,
+    "budget_ms",
+    "first_token_budget_ms",
+    "average_budget_ms",
+    "elapsed_ms",
+    "unexpected_ms",
+    "slowdown",
+    "price",
+    "decision_ms",
+)
+"""What the JSON summary of a decision holds, in this order."""
 
 
 def check_when_infeasible(value: str) -> None:
@@ -99,7 +116,7 @@ class Asked:
 class Decision:
     """The configuration of one request and why. Times in milliseconds, or costs in the unit of `quantity`.
 
-    Predictions are NaN where times are known only afterwards.
+    Predictions are NaN where times are known only afterwards. They and the score are read from `candidates` when asked.
     `reason`: "policy" = the best feasible configuration; "cheapest" and "best_effort" = nothing fits and the
     caller asked for this; "rejected" = nothing fits and the caller asked for an error (it travels in the error).
     """
@@ -107,13 +124,6 @@ class Decision:
     configuration: Configuration
     action: int
     reason: Reason
-    feasible: int  # how many configurations fit
-    tested: int  # out of how many
-    score: float  # of the choice, accuracy scale (a logits policy: log-probability up to a constant)
-    predicted_ms: float  # expected latency of the whole call, slow-down included
-    upper_ms: float  # calibrated upper latency of the whole call, slow-down included
-    first_token_upper_ms: float
-    full_ms: float  # expected latency of the full configuration on this request, without slow-down
     budget_ms: float | None  # hard limit on the whole call, shares and classes resolved
     first_token_budget_ms: float | None
     average_budget_ms: float | None
@@ -123,11 +133,53 @@ class Decision:
     price: float  # accuracy per full configuration's latency
     decision_ms: float  # time this decision took
     candidates: Candidates = field(repr=False)
-    times: Any = field(repr=False)  # `weighing.Times` of its workload
+    times: "Times" = field(repr=False)  # of its workload
     context: Context = field(repr=False)
     controller: "Controller" = field(repr=False)
-    reachable: bool  # whether any choice can meet the average budget
-    quantity: Quantity = field(default_factory=Quantity)  # what budgets and predictions are in
+    reachable: bool = field(repr=False)  # whether any choice can meet the average budget
+
+    @property
+    def quantity(self) -> Quantity:
+        """What budgets and predictions are in."""
+        return self.controller.quantity
+
+    @property
+    def feasible(self) -> int:
+        """How many configurations fit."""
+        return int(np.count_nonzero(self.candidates.feasible))
+
+    @property
+    def tested(self) -> int:
+        """Out of how many."""
+        return len(self.candidates.feasible)
+
+    @property
+    def score(self) -> float:
+        """Of the choice, accuracy scale (a logits policy: log-probability up to a constant)."""
+        return float(self.candidates.scores[self.candidates.chosen])
+
+    @property
+    def predicted_ms(self) -> float:
+        """Expected latency of the whole call, slow-down included."""
+        return self._predicted(self.candidates.mean_ms[self.candidates.chosen])
+
+    @property
+    def upper_ms(self) -> float:
+        """Calibrated upper latency of the whole call, slow-down included."""
+        return self._predicted(self.candidates.upper_ms[self.candidates.chosen])
+
+    @property
+    def first_token_upper_ms(self) -> float:
+        """Calibrated upper latency of the first token, slow-down included."""
+        return self._predicted(self.candidates.first_upper_ms[self.candidates.chosen])
+
+    @property
+    def full_ms(self) -> float:
+        """Expected latency of the full configuration on this request, without slow-down."""
+        return self._predicted(self.times.full_ms)
+
+    def _predicted(self, value: SupportsFloat) -> float:
+        return float(value) if self.quantity.known_before else math.nan
 
     @property
     def asked(self) -> Asked:
@@ -141,8 +193,7 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able summary, without the losers; None for what is known only afterwards."""
-        names = [name for name in self.__slots__ if name not in NOT_SAID]
-        value = {name: getattr(self, name) for name in names}
+        value = {name: getattr(self, name) for name in SAID}
         value |= {name: None for name in PREDICTIONS if math.isnan(value[name])}
         return value | {"unit": self.quantity.unit}
 
