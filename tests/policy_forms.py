@@ -12,8 +12,9 @@ from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import HEADS, KNOBWISE_HEADS, PolicySpec
 from paceline.policies.token_pooling import pack_tokens
 from paceline.runtime.average import PriceTable
-from paceline.runtime.controller import Controller, Guard
+from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context
+from paceline.runtime.guard import Guard
 
 SPACE = KnobSpace((Knob(name="crops", options=(2, 4, 12)), Knob(name="top_k", options=(4, 8))))
 IMAGE, QUESTION, ROOM = 3, 2, 5

@@ -19,7 +19,8 @@ from paceline.errors import ControllerError, PacelineError
 from paceline.knobs import Knob, KnobSpace
 from paceline.runtime import storage
 from paceline.runtime.adaptive import AdaptiveModel
-from paceline.runtime.controller import Controller, Guard
+from paceline.runtime.controller import Controller
+from paceline.runtime.guard import Guard
 
 FILES = ["controller.json", "latency.safetensors", "policy.safetensors"]
 

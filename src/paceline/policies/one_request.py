@@ -15,9 +15,10 @@ from paceline.policies.spec import LINEAR_HEADS, PolicySpec
 class OneRequest:
     """What a policy says of one request. Immutable; any number of threads may use it at once.
 
-    The members' first layers are one matrix, so that the features are read once; its last row is their bias, for the
-    last input, which is 1. A sigmoid is (1 + tanh(x / 2)) / 2 and its first half is in the weights of the head. Bounds
-    are arrays of full size, since a number in their place costs numpy a conversion.
+    The members' first layers are one matrix, so that the features are read once; it multiplies by the scale of the
+    standard scaling too, and its last row is the bias, for the last input, which is 1. A sigmoid is
+    (1 + tanh(x / 2)) / 2 and its first half is in the weights of the head. Bounds are arrays of full size, since a
+    number in their place costs numpy a conversion.
     """
 
     def __init__(self, spec: PolicySpec, arrays: Mapping[str, np.ndarray], scaling: FeatureScaling) -> None:
@@ -26,7 +27,14 @@ class OneRequest:
         inputs = width + spec.code_width
         accuracy = spec.output == "accuracy"
         half = np.float32(0.5 if accuracy else 1.0)
-        first = arrays["input.weight"].transpose(1, 0, 2).reshape(inputs, -1)
+        first = arrays["input.weight"].transpose(1, 0, 2).reshape(inputs, -1).copy()
+        self.scaling, self.standard = scaling, scaling.method == "standard"
+        if self.standard:  # the first layer multiplies by the scale; bounds are before it
+            first[:width] *= scaling.second[:, None]
+            largest = np.finfo(np.float32).max
+            widest = FEATURE_LIMIT / np.maximum(scaling.second.astype(np.float64), 1.0 / largest)
+            self.highest = np.minimum(widest, largest).astype(np.float32)
+            self.lowest = -self.highest
         self.first = np.concatenate([first, arrays["input.bias"].reshape(1, -1)])
         self.second, self.second_bias = arrays["fusion.weight"], arrays["fusion.bias"]
         self.head, self.head_bias = half * arrays["head.weight"], half * arrays["head.bias"]
@@ -36,17 +44,13 @@ class OneRequest:
         self.sigmoid = accuracy
         self.shares = np.full(members, half / members, dtype=np.float32)
         self.half = np.full(len(spec.actions), 0.5, dtype=np.float32)
-        self.scaling, self.standard = scaling, scaling.method == "standard"
-        self.lowest, self.highest = (
-            np.full(width, end, np.float32) for end in (-FEATURE_LIMIT, FEATURE_LIMIT)
-        )
         self.probe = np.full(width, 1e-10, dtype=np.float32)  # its product with numbers of any size is finite
         self.image_shape, self.question_shape = (spec.image_width,), (spec.question_width,)
         self.spec, self.width, self.image_width, self.inputs = spec, width, spec.image_width, inputs
         self.waves = spec.price_low is None and spec.budget_dimensions > 1
         waves = budget_frequencies(max(1, spec.budget_dimensions // 2))
-        self.frequencies = np.concatenate([waves, waves])
-        self.phases = np.repeat([0.0, np.pi / 2], len(waves))  # cos(x) = sin(x + pi / 2)
+        self.frequencies = np.concatenate([waves, waves]).astype(np.float32)
+        self.phases = np.repeat([0.0, np.pi / 2], len(waves)).astype(np.float32)  # cos(x) = sin(x + pi / 2)
         self.low_ms = spec.budget_low_ms
         self.per_log = 1.0 / math.log(spec.budget_high_ms / spec.budget_low_ms)
 
@@ -73,7 +77,6 @@ class OneRequest:
             return None
         if self.standard:
             features -= self.scaling.first
-            features *= self.scaling.second
             np.minimum(features, self.highest, out=features)
             np.maximum(features, self.lowest, out=features)
         else:

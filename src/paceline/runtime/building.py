@@ -17,7 +17,8 @@ from paceline.policies.decision import choose
 from paceline.policies.inputs import named_shares
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import PriceTable
-from paceline.runtime.controller import Controller, Guard, Trained
+from paceline.runtime.controller import Controller
+from paceline.runtime.guard import Guard, Trained
 
 PRICED_BUDGETS = 24
 """Rows of the price table, geometric between the cheapest and the unpriced mean latency."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +18,6 @@ from paceline.latency.estimate import LatencyEstimator
 from paceline.latency.quantity import LATENCY, Quantity
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.numpy_policy import NumpyPolicy
-from paceline.policies.spec import PolicySpec
 from paceline.runtime.average import AverageBudget, PriceTable
 from paceline.runtime.decision import (
     Candidates,
@@ -29,51 +28,12 @@ from paceline.runtime.decision import (
     check_when_infeasible,
 )
 from paceline.runtime.exports import Exports
+from paceline.runtime.guard import Guard, Trained
 from paceline.runtime.many import BatchDecision, ContextBatch, decide_batch
 from paceline.runtime.weighing import Limits, ScoredWeigher, Times, Weigher
 
-
-@runtime_checkable
-class Trained(Protocol):
-    """What training leaves, as far as a controller needs it."""
-
-    @property
-    def spec(self) -> PolicySpec: ...
-
-    @property
-    def arrays(self) -> Mapping[str, np.ndarray]: ...
-
-    @property
-    def facts(self) -> Mapping[str, Any]: ...
-
-
 KEPT_WORKLOADS = 256
 """Distinct workloads whose predicted times are kept; one per image size and prompt length."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Guard:
-    """What makes elapsed time, answer lengths and named budgets comparable with the latency estimate."""
-
-    overview_ms: float = 0.0  # expected time of the overview, on the machine that the estimate is scaled to
-    output_tokens: float = 1.0  # mean answer length in the profile
-    max_new_tokens: int = 16  # longest answer in the profile's options
-    classes: Mapping[str, float] = field(default_factory=dict)  # named budgets as shares of the full latency
-
-    def __post_init__(self) -> None:
-        numbers = {
-            "overview_ms": self.overview_ms,
-            "output_tokens": self.output_tokens,
-            "max_new_tokens": self.max_new_tokens,
-        }
-        for name, value in (
-            numbers | {f"class {key!r}": share for key, share in self.classes.items()}
-        ).items():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (name.startswith("class") and value == 0):
-                raise ControllerError(
-                    f"guard: {name} is {value!r}, expected a finite number that is not negative"
-                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

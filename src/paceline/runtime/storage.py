@@ -19,8 +19,9 @@ from paceline.latency.estimate import LatencyEstimator
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.average import PriceTable
-from paceline.runtime.controller import Controller, Guard
+from paceline.runtime.controller import Controller
 from paceline.runtime.exports import Exports
+from paceline.runtime.guard import Guard
 
 FORMAT = "paceline-controller"
 SCHEMA_VERSION = 2
