@@ -270,13 +270,13 @@ def test_a_slower_machine_is_told_the_same_share(monkeypatch):
         for estimate in (controller.latency, controller.first_token_latency)
     ]
     slower = controller.rescaled(latency=slow[0], first_token_latency=slow[1], overview_ms=0.0)
-    told, scores = [], NumpyPolicy.scores
+    told, values = [], NumpyPolicy.values
 
-    def watch(self, image, question, budget_ms=None, price=0.0):
+    def watch(self, image, question, budget_ms, price):
         told.append(budget_ms)
-        return scores(self, image, question, budget_ms, price)
+        return values(self, image, question, budget_ms, price)
 
-    monkeypatch.setattr(NumpyPolicy, "scores", watch)
+    monkeypatch.setattr(NumpyPolicy, "values", watch)
     for machine in (controller, slower):
         machine.decide(context_of(plain_table(), 3), budget="50%")
     unit = controller.policy.spec.full_latency_ms
