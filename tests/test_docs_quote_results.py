@@ -51,3 +51,26 @@ def test_the_ablation_of_inputs():
             value = variants[name][mode]
             low, high = value["over_default_ci"]
             assert cell == f"{100 * value['over_default']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", name
+
+
+def test_what_a_decision_costs():
+    measured = json.loads((RESULTS / "decision_overhead.json").read_text())
+    quoted = rows_of("decision_cost.md", "contender | median, us")
+    assert {"paceline", "paceline onnx", "eager torch, the same network"} <= set(quoted)
+    for name, cells in quoted.items():
+        found = measured["decisions"][name]
+        assert cells == [f"{found['p50_us']:.1f}", f"{found['p99_us']:.0f}"], name
+    for name, cells in rows_of("decision_cost.md", "contender | 1").items():
+        speeds = measured["contexts_per_second"][name]
+        assert cells == [f"{speeds[size]:,.0f}" for size in ("1", "8", "64", "512", "4096")], name
+    page = " ".join((ROOT / "docs" / "decision_cost.md").read_text().split())
+    bars, whole = measured["bars"], json.loads((RESULTS / "end_to_end.json").read_text())
+    low, high = whole["overall"]["added_share_interval"]
+    for told in (
+        f"takes {measured['limit']['us']:.1f} us by the fastest reader",
+        f"{bars['to_limit']['ratio']:.2f} times that",
+        f"{bars['to_fastest_rival']['ratio']['median']:.2f} times our time",
+        f"{100 * whole['overall']['added_share']:.2f} % [{100 * low:.2f}, {100 * high:.2f}]",
+        f"{whole['overall']['added_ms']['median']:.2f} ms to the bare model",
+    ):
+        assert told in page, told
