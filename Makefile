@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "error: $(PYTHON) is too old: Paceline needs Python 3.11 or newer; use make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx,report,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[datasets,hf,onnx,report,tensorboard,dev]'
 	@touch $@
 
 demo: $(INSTALLED)

@@ -74,3 +74,21 @@ def test_what_a_decision_costs():
         f"{whole['overall']['added_ms']['median']:.2f} ms to the bare model",
     ):
         assert told in page, told
+
+
+def test_what_loading_costs():
+    measured = json.loads((RESULTS / "decision_memory.json").read_text())
+    quoted = rows_of("decision_cost.md", "backend | load, ms")
+    assert set(quoted) == {"default", "numpy", "onnx", "torch"}
+    for name, cells in quoted.items():
+        found = measured["load"][name]
+        peak = found["memory_mib"]["first_decision"]["peak_mib"]
+        assert cells == [f"{found['load_ms']['p50']}", f"{found['first_decision_ms']['p50']}", f"{peak}"], name
+    page = " ".join((ROOT / "docs" / "decision_cost.md").read_text().split())
+    one, four = (measured["growth"][f"default, {threads} threads"]["grown_mib"] for threads in (1, 4))
+    for told in (
+        f"another {measured['load']['default']['import_ms']['p50']:.0f} ms",
+        f"{one} MiB on one thread and {four} MiB on four",
+        f"takes {measured['directory_bytes'] / 1e6:.2f} MB",
+    ):
+        assert told in page, told
