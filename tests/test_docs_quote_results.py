@@ -83,7 +83,9 @@ def test_what_loading_costs():
     for name, cells in quoted.items():
         found = measured["load"][name]
         peak = found["memory_mib"]["first_decision"]["peak_mib"]
-        assert cells == [f"{found['load_ms']['p50']}", f"{found['first_decision_ms']['p50']}", f"{peak}"], name
+        assert cells == [f"{found['load_ms']['p50']}", f"{found['first_decision_ms']['p50']}", f"{peak}"], (
+            name
+        )
     page = " ".join((ROOT / "docs" / "decision_cost.md").read_text().split())
     one, four = (measured["growth"][f"default, {threads} threads"]["grown_mib"] for threads in (1, 4))
     for told in (
