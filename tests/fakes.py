@@ -16,6 +16,7 @@ from PIL import Image
 
 from paceline.errors import OutcomesError
 from paceline.knobs import Configuration, Knob, KnobSpace, Option
+from paceline.models.block_importance import BlockImportance, rank_by_scores
 from paceline.models.protocol import Generation, Overview, Timings, Workload
 from paceline.outcomes.manifest import Manifest
 from paceline.outcomes.table import OutcomeTable
@@ -195,11 +196,14 @@ class FakeModel:
         self.calls["generate_batch"] += len(overviews)
         return [self._text(overview, configuration) for overview in overviews]
 
-    def block_importance(self, overviews: Sequence[Overview], targets: Sequence[str]) -> list[int]:
+    def block_importance(
+        self, overviews: Sequence[Overview], targets: Sequence[str], method: str = "loss"
+    ) -> BlockImportance:
         self.calls["block_importance"] += 1
         if len(overviews) != len(targets):
             raise ValueError(f"got {len(overviews)} overviews and {len(targets)} targets")
-        return [0, *range(15, 0, -1)]
+        scores = (None, *(block / 16 for block in range(1, 16)))
+        return BlockImportance(method=method, ranking=rank_by_scores(scores), scores=scores)
 
     def with_block_ranking(self, ranking: Sequence[int]) -> "FakeModel":
         model = FakeModel(ranking, self.spike_every)

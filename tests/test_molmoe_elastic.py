@@ -13,7 +13,7 @@ from paceline.errors import ImageError, KnobError, ModelError, PromptError
 from paceline.knobs import SEED_SPACE, Knob, KnobSpace
 from paceline.models import images
 from paceline.models.molmoe import knob_state
-from paceline.models.molmoe.ablation import rank_blocks
+from paceline.models.molmoe.ablation import measure_blocks
 from paceline.models.molmoe.checkpoint import load_model, save_model
 from paceline.models.molmoe.elastic import ElasticMolmoE, load_elastic
 from paceline.models.molmoe.knob_state import KnobState
@@ -60,7 +60,8 @@ def test_rankings_that_are_none_are_refused(model, ranking):
         model.with_block_ranking(ranking)
 
 
-def test_blocks_that_do_nothing_are_ranked_last():
+@pytest.mark.parametrize("method", ["loss", "similarity"])
+def test_blocks_that_do_nothing_are_ranked_last(method):
     model = elastic(seed=2)
     for index, block in enumerate(model.model.decoder.blocks):
         strength = 0.0 if index in (2, 4) else 4.0  # what remains must matter by far more than rounding
@@ -68,10 +69,12 @@ def test_blocks_that_do_nothing_are_ranked_last():
         block.get_submodule("moe").get_parameter("down").mul_(strength)
     overviews = [model.overview(picture(seed, 64, 64), QUESTION) for seed in range(3)]
     answers = [model.generate(overview, KNOBS.full, 8).text for overview in overviews]
-    ranking = model.block_importance(overviews, answers)
+    importance = model.block_importance(overviews, answers, method)
+    ranking = importance.ranking
     assert ranking[0] == 0
     assert sorted(ranking) == list(range(6))
     assert set(ranking[-2:]) == {2, 4}
+    assert [abs(score) < 1e-6 for score in importance.scores if score is not None].count(True) == 2
 
 
 def test_ablation_takes_the_block_with_the_least_loss_without_it(model):
@@ -100,8 +103,38 @@ def test_ablation_takes_the_block_with_the_least_loss_without_it(model):
             least = min(losses, key=losses.__getitem__)
             kept.remove(least)
             taken.append(least)
-    ranking = rank_blocks(model.model, overviews, targets, max_crops=2, top_k=4, fewest=3)
-    assert ranking == kept + taken[::-1]
+        tokens = sum(len(model.model.tokenizer.answer_tokens(target)) for target in targets)
+        rises = [
+            (loss([b for b in range(6) if b != block]) - loss(range(6))) / tokens for block in range(1, 6)
+        ]
+    found = measure_blocks(model.model, overviews, targets, method="loss", max_crops=2, top_k=4, fewest=3)
+    assert list(found.ranking) == kept + taken[::-1]
+    assert found.scores[0] is None
+    np.testing.assert_allclose(np.array(found.scores[1:], dtype=float), rises, atol=1e-4)
+
+
+def test_similarity_is_the_mean_over_all_tokens_of_all_samples(model):
+    """Against one request at a time, token by token, without batches or padding."""
+    overviews = [model.overview(picture(seed, 60, 90 + 20 * seed), QUESTION) for seed in range(3)]
+    targets = ["one", "red w1", "w5"]
+    molmo, changes = model.model, [[] for _ in range(6)]
+    with torch.inference_mode(), knob_state.knobs(KnobState(4)):
+        for overview, target in zip(overviews, targets, strict=True):
+            tiling = molmo.tiling(overview.image_size, 2)
+            row = molmo.embeddings(overview.state, tiling, molmo.image_tokens(overview.state, tiling))
+            answer = torch.tensor(molmo.tokenizer.answer_tokens(target)[:-1], dtype=torch.long)
+            x = torch.cat((row, molmo.decoder.embed(answer)))[None]
+            rotary = molmo.decoder.rotary(torch.arange(x.shape[1])[None])
+            for index, block in enumerate(molmo.decoder.blocks):
+                after = block(x, rotary, None, None, index)
+                for one, other in zip(x[0].numpy(), after[0].numpy(), strict=True):
+                    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+                    changes[index].append(1 - cosine)
+                x = after
+    found = measure_blocks(molmo, overviews, targets, method="similarity", max_crops=2, top_k=4, fewest=3)
+    expected = [float(np.mean(values)) for values in changes]
+    np.testing.assert_allclose(np.array(found.scores, dtype=float), expected, atol=1e-5)
+    assert list(found.ranking) == [0, *sorted(range(1, 6), key=lambda block: -expected[block])]
 
 
 def test_importance_needs_samples(model):

@@ -190,9 +190,9 @@ def test_ctrl_c_between_rounds_goes_on_with_the_same_choice(tmp_path: Path, expe
 
 def test_a_shard_of_other_configurations_is_refused(tmp_path: Path):
     class Interrupted(FakeModel):
-        def block_importance(self, overviews, targets):
+        def block_importance(self, overviews, targets, method="loss"):
             self.calls["block_importance"] += 1
-            return super().block_importance(overviews, targets)
+            return super().block_importance(overviews, targets, method)
 
         def generate_batch(self, *args):
             if self.calls["generate_batch"] >= 24 * 8:

@@ -128,10 +128,17 @@ def test_the_sweep_runs_the_model_with_the_measured_ranking(tmp_path: Path):
     own = Watched(ranking=[0, 2, 1, *range(3, 16)])
     assert profile(own, FakeTask(), tmp_path / "own", SMALL).manifest.block_ranking == []
     assert own.calls["block_importance"] == 0
-    asked = dataclasses.replace(SMALL, importance_samples=4)
-    profile(own, FakeTask(), tmp_path / "asked", asked)
+    asked = dataclasses.replace(SMALL, importance_samples=4, importance="similarity")
+    table = profile(own, FakeTask(), tmp_path / "asked", asked)
     assert own.calls["block_importance"] == 1
     assert len(seen) == 2
+    recorded = table.manifest.audit["block_importance"]
+    assert recorded == {
+        "method": "similarity",
+        "samples": 4,
+        "ranking": table.manifest.block_ranking,
+        "scores": [None, *(block / 16 for block in range(1, 16))],
+    }
 
 
 def test_phases_and_repeats_are_in_the_file(tmp_path: Path):
@@ -342,7 +349,6 @@ def broken(**methods: object) -> FakeModel:
     ("model", "message"),
     [
         (broken(generate_batch=lambda self, o, c, m: ["x"]), "generate_batch gave 1 answers to 3 requests"),
-        (broken(block_importance=lambda self, o, t: [0, 2]), r"block importance gave \[0, 2\]"),
         (
             broken(
                 workload=lambda self, o, c: dataclasses.replace(
@@ -399,9 +405,9 @@ class Logged(FakeModel):
         os.write(LOG, b"ranked\\n")
         return self
 
-    def block_importance(self, overviews, targets):
+    def block_importance(self, overviews, targets, method="loss"):
         os.write(LOG, b"importance\\n")
-        return super().block_importance(overviews, targets)
+        return super().block_importance(overviews, targets, method)
 
 profile(Logged(), FakeTask(), Path({out!r}), ProfileOptions(**{options!r}))
 """

@@ -48,7 +48,7 @@ def block_ranking(model: MolmoE) -> list[int]:
     samples = task.samples("validation", IMPORTANCE_SAMPLES, seed=1)
     elastic = ElasticMolmoE(model, name="tiny")
     overviews = [elastic.overview(task.image(sample), sample.question) for sample in samples]
-    return elastic.block_importance(overviews, [sample.answer for sample in samples])
+    return list(elastic.block_importance(overviews, [sample.answer for sample in samples]).ranking)
 
 
 def ranking_of(folder: Path, model: MolmoE, rank: int) -> list[int]:

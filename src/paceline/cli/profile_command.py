@@ -48,6 +48,13 @@ def run(
             "or 0 for a model that comes with a measured order."
         ),
     ] = None,
+    importance: Annotated[
+        str,
+        typer.Option(
+            help="How blocks are ranked: loss (how much worse the known answers get without a block) or similarity "
+            "(how little a block changes what enters it; one pass)."
+        ),
+    ] = "loss",
     shard_samples: Annotated[int, typer.Option(help="Samples per shard: what a kill can lose.")] = 48,
     features_kept: Annotated[
         str,
@@ -80,6 +87,7 @@ def run(
         timed_samples=timed_samples,
         repeats=repeats,
         importance_samples=importance_samples,
+        importance=importance,
         shard_samples=shard_samples,
         features_kept=features_kept,
         seed=seed,

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from paceline.knobs import Configuration, KnobSpace, Option
+from paceline.models.block_importance import BlockImportance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +89,13 @@ class ElasticModel(Protocol):
         """Answers only, many requests at once under one configuration: for accuracy, never for latency."""
         ...
 
-    def block_importance(self, overviews: Sequence[Overview], targets: Sequence[str]) -> list[int]:
-        """Blocks from most to least important, measured on samples; the kept sets are its prefixes (nested)."""
+    def block_importance(
+        self, overviews: Sequence[Overview], targets: Sequence[str], method: str = "loss"
+    ) -> BlockImportance:
+        """Scores and order of the blocks, measured on samples with their answers; the kept sets are nested.
+
+        `method` is one of `block_importance.IMPORTANCE_METHODS`. Raises ModelError for another one.
+        """
         ...
 
     def with_block_ranking(self, ranking: Sequence[int]) -> "ElasticModel":

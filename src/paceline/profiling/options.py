@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from paceline.errors import ProfileError
+from paceline.models.block_importance import IMPORTANCE_METHODS
 from paceline.outcomes.feature_sets import KEPT
 
 FIXED_PLANS = ("full", "balanced", "lhs")
@@ -46,6 +47,9 @@ class ProfileOptions:
         None  # training samples on which blocks are ranked; 0: keep the model's order;
     )
     # None: 32, or 0 if the model comes with a measured order
+    importance: str = (
+        "loss"  # blocks are ranked by the rise of the "loss" or by "similarity" of input and output
+    )
     shard_samples: int = 48  # samples per shard: what a kill can lose
     batch: int = 48  # samples answered at once when only their accuracy is measured
     batch_threads: int | None = None  # threads of batched answers; latency keeps the process's own number
@@ -56,6 +60,10 @@ class ProfileOptions:
     def __post_init__(self) -> None:
         if self.plan not in PLANS:
             raise ProfileError(f"plan: got {self.plan!r}, expected one of {list(PLANS)}")
+        if self.importance not in IMPORTANCE_METHODS:
+            raise ProfileError(
+                f"importance: got {self.importance!r}, expected one of {list(IMPORTANCE_METHODS)}"
+            )
         if self.features_kept not in KEPT:
             raise ProfileError(f"features_kept: got {self.features_kept!r}, expected one of {list(KEPT)}")
         least = {"samples": 1, "repeats": 1, "warmup": 0}

@@ -10,7 +10,7 @@ from paceline.outcomes.store import SAMPLES, read_samples
 from paceline.profiling.samples import sample_columns
 from paceline.tasks.protocol import Sample
 
-ADDED = {"features_kept": "stored"}
+ADDED = {"features_kept": "stored", "importance": "loss"}
 """Options that older sweeps did not record, with what they did."""
 
 

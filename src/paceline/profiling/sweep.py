@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from paceline.errors import ProfileError
+from paceline.models.block_importance import BlockImportance
 from paceline.models.protocol import ElasticModel
 from paceline.outcomes.files import exclusive
 from paceline.outcomes.manifest import Manifest
@@ -157,25 +158,26 @@ def _begin(
     image_width = len(model.overview(task.image(first), first.question).image_features)
     asked = options.importance_samples
     count = asked if asked is not None else (0 if model.has_block_ranking else RANKING_SAMPLES)
-    ranking = _rank_blocks(model, task, count, options.seed, progress) if count else []
-    manifest = dataclasses.replace(
-        manifest, block_ranking=ranking, image_width=image_width, audit=clock_facts(clock)
-    )
+    audit = clock_facts(clock)
+    ranking: list[int] = []
+    if count:
+        found = _measure_blocks(model, task, count, options, progress)
+        ranking = list(found.ranking)
+        audit |= {"block_importance": found.to_json() | {"samples": count}}
+    manifest = dataclasses.replace(manifest, block_ranking=ranking, image_width=image_width, audit=audit)
     write_samples(store.directory / SAMPLES, sample_columns(samples))
     store.begin(manifest)
     return manifest
 
 
-def _rank_blocks(model: ElasticModel, task: Task, count: int, seed: int, progress: Progress) -> list[int]:
-    """Blocks from most to least important, measured on `count` training samples."""
-    samples = task.samples(SPLITS[0], count, seed)
+def _measure_blocks(
+    model: ElasticModel, task: Task, count: int, options: ProfileOptions, progress: Progress
+) -> BlockImportance:
+    """Which blocks matter, measured on `count` training samples."""
+    samples = task.samples(SPLITS[0], count, options.seed)
     progress.start(len(samples), "block importance")
     overviews = [model.overview(task.image(sample), sample.question) for sample in samples]
     stack_features(model, overviews)
-    ranking = [int(block) for block in model.block_importance(overviews, [s.answer for s in samples])]
-    if sorted(ranking) != list(range(len(ranking))):
-        raise ProfileError(
-            f"model {model.name}: block importance gave {ranking}, expected every block from 0 on, once"
-        )
+    found = model.block_importance(overviews, [s.answer for s in samples], options.importance)
     progress.advance(len(samples))
-    return ranking
+    return found

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from paceline.errors import KnobError, ModelError
 from paceline.knobs import SEED_SPACE, Configuration, KnobSpace, Option
-from paceline.models.molmoe.ablation import rank_blocks
+from paceline.models.block_importance import BlockImportance
+from paceline.models.molmoe.ablation import measure_blocks
 from paceline.models.molmoe.checkpoint import WEIGHTS, load_knobs, load_model, load_ranking
 from paceline.models.molmoe.features import CopyStream
 from paceline.models.molmoe.generation import GenerationOptions
@@ -168,16 +169,25 @@ class ElasticMolmoE:
         options = GenerationOptions(max_new_tokens=max_new_tokens)
         return self.model.generate_together(overviews, max_crops, state, options)
 
-    def block_importance(self, overviews: Sequence[Overview], targets: Sequence[str]) -> list[int]:
-        """Blocks from most to least important: greedy nested ablation of the loss on `targets`, all knobs full.
+    def block_importance(
+        self, overviews: Sequence[Overview], targets: Sequence[str], method: str = "loss"
+    ) -> BlockImportance:
+        """Blocks from most to least important on these samples, all knobs full; block 0 always stays.
 
-        The block whose loss would rise least is taken away, again and again; block 0 always stays. Below the fewest
-        blocks that the knob space can ask for, no order is needed: the blocks left keep the order of the model.
+        By "loss", the block whose loss on `targets` would rise least is taken away, again and again; below the fewest
+        blocks that the knob space can ask for, no order is needed: the blocks left keep the order of the model. By
+        "similarity", the more a block changes what enters it, the more it matters.
         """
-        max_crops, state = self._turned(self.default_configuration)
+        max_crops, state = self._turned(self._knobs.full)
         fewest = min(int(option) for option in self._options(BLOCKS, self.model.options.num_blocks))
-        return rank_blocks(
-            self.model, overviews, targets, max_crops=max_crops, top_k=state.top_k, fewest=fewest
+        return measure_blocks(
+            self.model,
+            overviews,
+            targets,
+            method=method,
+            max_crops=max_crops,
+            top_k=state.top_k,
+            fewest=fewest,
         )
 
     def with_block_ranking(self, ranking: Sequence[int]) -> "ElasticMolmoE":
