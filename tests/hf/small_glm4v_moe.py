@@ -86,14 +86,13 @@ def build(directory: Path, *, dense: bool = False, **changes: Any) -> None:
     model = random_weights(getattr(transformers, f"{kind}ForConditionalGeneration"), config)
     model.generation_config.eos_token_id = END_ID  # a dense text configuration has none
     # the limits count both frames that an image is doubled into
-    images = Glm4vImageProcessorPil(
-        patch_size=7, size={"shortest_edge": 2 * 4 * CELL, "longest_edge": 2 * 36 * CELL}
-    )
+    size = {"shortest_edge": 2 * 4 * CELL, "longest_edge": 2 * 36 * CELL}
+    options: dict[str, Any] = {"patch_size": 7, "size": size}
     write_checkpoint(
         directory,
         model=model,
         tokenizer=tokenizer,
-        image_processor=images,
+        image_processor=Glm4vImageProcessorPil(**options),
         processor={"processor_class": "Glm4vProcessor"},
         template=chat_template(PLACEHOLDER),
     )
