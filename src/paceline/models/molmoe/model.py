@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from paceline.errors import PromptError
-from paceline.models.images import image_array
+from paceline.images import image_array
 from paceline.models.molmoe import crops, knob_state
 from paceline.models.molmoe.crops import CropOptions
 from paceline.models.molmoe.decoder import Decoder, KeyValueCache

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from paceline.errors import PromptError
+from paceline.images import image_array
 from paceline.knobs import Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
-from paceline.models.images import image_array
 from paceline.models.molmoe.features import feature_sets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
