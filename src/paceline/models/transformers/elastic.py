@@ -221,9 +221,8 @@ class ElasticTransformers:
         self, overviews: Sequence[Overview], targets: Sequence[str], method: str = "loss"
     ) -> BlockImportance:
         """Scores and order of the blocks, all other knobs full; see `block_importance`."""
-        fewest = min(
-            int(option) for knob in self._knobs.knobs if knob.name == BLOCKS for option in knob.options
-        )
+        counts = [int(option) for knob in self._knobs.knobs if knob.name == BLOCKS for option in knob.options]
+        fewest = min(counts, default=self.shared.limits.blocks)
         option, knobs = self._turned(self.default_configuration)
         return measure_blocks(
             self.shared, overviews, targets, method=method, option=option, top_k=knobs.top_k, fewest=fewest

@@ -26,6 +26,9 @@ from paceline.models.transformers.tower import instrument_tower
 PIXELS = ("pixel_values", "pixel_attention_mask", "pixel_mask")
 """What the vision tower reads and nobody after it."""
 
+FOR_TRAINING = ("labels",)
+"""What some processors make besides, and what an answer has no use for."""
+
 
 class Instrumented:
     """Model and processor of a checkpoint, ready to be turned."""
@@ -42,7 +45,7 @@ class Instrumented:
         self.instruments = Instruments()
         instrument_blocks(self.instruments, self.blocks)
         instrument_routers(self.instruments, self.routers)
-        instrument_kept_aside(self.instruments, self.model)
+        instrument_kept_aside(self.instruments, self.model, family.kept_aside)
         tower = family.tower(self.model)
         if tower is not None:
             instrument_tower(self.instruments, tower)
@@ -84,7 +87,7 @@ class Instrumented:
                 return_tensors="pt",
                 **self.family.image_kwargs(self.processor, option),
             )
-        return {name: self._moved(value) for name, value in inputs.items()}
+        return {name: self._moved(value) for name, value in inputs.items() if name not in FOR_TRAINING}
 
     def encode(self, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """What the vision side makes of processed inputs, and the inputs that are left for the decoder."""

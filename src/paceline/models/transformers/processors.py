@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from paceline.errors import ModelError
+from paceline.errors import DependencyError, ModelError
 
 VIDEO = "video_processor"
 
@@ -16,6 +16,7 @@ def load_processor(directory: Path, name: str) -> Any:
     image processor of the PIL backend, and reads images as before.
 
     Raises:
+        DependencyError: a library that this processor cannot do without.
         ModelError: files that are missing or do not make a processor of images and text.
     """
     from transformers import AutoConfig, AutoProcessor
@@ -27,8 +28,11 @@ def load_processor(directory: Path, name: str) -> Any:
             f"model {name}: transformers knows no processor for {type(config).__name__}, expected "
             "one of images and text"
         )
-    kind: Any = PROCESSOR_MAPPING[type(config)]
-    with_video = VIDEO in kind.get_attributes()
+    try:
+        kind: Any = PROCESSOR_MAPPING[type(config)]
+        with_video = VIDEO in kind.get_attributes()
+    except ImportError as error:
+        raise DependencyError(f"model {name}: {_first_line(error)}; install what it names") from error
     try:
         if with_video and importlib.util.find_spec("torchvision") is None:
             processor = _images_only(kind).from_pretrained(directory)
