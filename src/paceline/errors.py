@@ -22,7 +22,7 @@ class ModelError(PacelineError):
 
 
 class TaskError(PacelineError):
-    """An unknown task, split or question kind."""
+    """An unknown task, split or metric, or questions that cannot be used."""
 
 
 class ImageError(PacelineError):

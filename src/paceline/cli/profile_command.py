@@ -12,7 +12,7 @@ from paceline.cli.output import AsJson, emit
 
 def run(
     model: ModelArgument,
-    task: Annotated[str, typer.Option(help="The task that asks the questions: digits.")],
+    task: Annotated[str, typer.Option(help="The task that asks the questions: digits or folder:PATH.")],
     out: Annotated[Path, typer.Option(help="Outcomes directory; an interrupted sweep in it goes on.")],
     plan: Annotated[
         str,

@@ -20,6 +20,7 @@ def refuse_other(out: Path, there: Manifest, now: Manifest) -> None:
         *_differences("", ADDED | there.options, now.options),
         *_differences("model ", there.model, now.model),
         *_differences("", {"task": there.task}, {"task": now.task}),
+        *_differences("task ", there.audit.get("task", now.audit["task"]), now.audit["task"]),
         *_differences("", {"knob space": there.space.to_json()}, {"knob space": now.space.to_json()}),
         *_differences("", *({"processor": m.hardware.get("processor")} for m in (there, now))),
     ]

@@ -33,7 +33,7 @@ from paceline.profiling.rounds import first_actions
 from paceline.profiling.samples import draw_samples, sample_columns, scouts_first
 from paceline.profiling.shard import ShardRunner, stack_features
 from paceline.profiling.timing import Clock, clock_facts
-from paceline.tasks.protocol import Sample, Task
+from paceline.tasks.protocol import Sample, Task, at_most, task_facts
 
 
 def profile(
@@ -135,6 +135,7 @@ def _describe(model: ElasticModel, task: Task, options: ProfileOptions) -> Manif
         hardware=machine.hardware(),
         software=machine.software(),
         options=dataclasses.asdict(options),
+        audit={"task": task_facts(task)},
     )
     return Manifest.from_json(json.loads(json.dumps(manifest.to_json(), allow_nan=False)))
 
@@ -157,8 +158,9 @@ def _begin(
     first = samples[0]
     image_width = len(model.overview(task.image(first), first.question).image_features)
     asked = options.importance_samples
-    count = asked if asked is not None else (0 if model.has_block_ranking else RANKING_SAMPLES)
-    audit = clock_facts(clock)
+    default = 0 if model.has_block_ranking else at_most(task, SPLITS[0], RANKING_SAMPLES)
+    count = asked if asked is not None else default
+    audit = manifest.audit | clock_facts(clock)
     ranking: list[int] = []
     if count:
         found = _measure_blocks(model, task, count, options, progress)

@@ -76,6 +76,10 @@ class DigitsTask:
             )
         return scene_at(parts[1], int(parts[2]), int(parts[3]))[0]
 
+    def describe(self) -> dict[str, str]:
+        """What a manifest records: the metric and the prompt."""
+        return {"metric": "exact", "prompt": "{question}"}
+
     def image(self, sample: Sample) -> Image.Image:
         """The rendered scene, RGB."""
         return Image.fromarray(scenes.render(self.scene(sample)))

@@ -1,0 +1,1 @@
+"""Metrics as pure functions of a reply and of what is right."""
