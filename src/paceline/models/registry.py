@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent.parent / "assets" / "models"
 EMBEDDED = ("tiny",)
+OWN = (None, "molmo")
+"""Model types that run in Paceline's own implementation: its own directories, which name none, and public MolmoE."""
 
 
 def load_model(
@@ -36,15 +38,15 @@ def load_model(
     """
     directory, label = find_model(name, revision)
     from paceline.models.dtypes import parse_dtype
+    from paceline.models.transformers.opening import load_transformers, model_type
+
+    kind = parse_dtype(dtype)
+    if model_type(directory) not in OWN:
+        return load_transformers(directory, name=label, device=device, dtype=kind, device_map=device_map)
     from paceline.models.molmoe.elastic import load_elastic
 
     return load_elastic(
-        directory,
-        name=label,
-        device=device,
-        overlap_copies=overlap_copies,
-        dtype=parse_dtype(dtype),
-        device_map=device_map,
+        directory, name=label, device=device, overlap_copies=overlap_copies, dtype=kind, device_map=device_map
     )
 
 
