@@ -13,7 +13,7 @@ from paceline.knobs import SEED_SPACE, Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
 from paceline.models.molmoe.ablation import measure_blocks
 from paceline.models.molmoe.checkpoint import WEIGHTS, load_knobs, load_model, load_ranking
-from paceline.models.molmoe.features import CopyStream
+from paceline.models.molmoe.copies import CopyStream
 from paceline.models.molmoe.generation import GenerationOptions
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.model import MolmoE
