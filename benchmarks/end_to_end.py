@@ -27,8 +27,8 @@ from PIL import Image
 
 from benchmarks.record import write_result
 from paceline.cli.threads import one_thread
+from paceline.images import image_array
 from paceline.knobs import Configuration
-from paceline.models.images import image_array
 from paceline.models.molmoe.elastic import ElasticMolmoE
 from paceline.models.registry import load_model
 from paceline.runtime.adaptive import AdaptiveModel

@@ -10,7 +10,7 @@ from PIL import Image
 from command_line import TalkingModel, message, put_fakes, run, run_json
 from fakes import fake_table
 from paceline.errors import ControllerError, OutcomesError
-from paceline.models.images import open_image
+from paceline.images import open_image
 from paceline.models.registry import load_model
 from paceline.outcomes.combining import combine_tables
 from paceline.outcomes.feature_makers import feature_maker

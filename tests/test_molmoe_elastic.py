@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from molmoe_models import KNOBS, SMALL, WORDS, elastic, picture, random_model
+from paceline import images
 from paceline.errors import ImageError, KnobError, ModelError, PromptError
 from paceline.knobs import SEED_SPACE, Knob, KnobSpace
-from paceline.models import images
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.ablation import measure_blocks
 from paceline.models.molmoe.checkpoint import load_model, save_model

@@ -11,9 +11,10 @@ from torch import nn
 
 from molmoe_models import KNOBS, MID, SMALL, elastic, picture, random_model
 from paceline.models.molmoe import knob_state
-from paceline.models.molmoe.generation import GenerationOptions, PhaseClock
+from paceline.models.molmoe.generation import GenerationOptions
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.model import MolmoE
+from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Overview
 
 EIGHT = GenerationOptions(max_new_tokens=8)

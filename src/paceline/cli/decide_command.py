@@ -106,7 +106,7 @@ def _live(
 ) -> "tuple[Controller, Context]":
     """The controller on this machine, and the request as it sees it."""
     from paceline.cli.threads import one_thread
-    from paceline.models.images import open_image
+    from paceline.images import open_image
     from paceline.models.registry import load_model
     from paceline.runtime.adaptive import AdaptiveModel
     from paceline.workflows.deciding import live_context

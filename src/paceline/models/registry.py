@@ -16,11 +16,15 @@ def load_model(name: str | Path, *, device: str = "cpu", overlap_copies: bool = 
     Raises ModelError for a name that is neither, when the files do not make a model, and for `overlap_copies` on
     another device.
     """
-    from paceline.models.molmoe.elastic import load_elastic
-
     directory = ASSETS / str(name) if str(name) in EMBEDDED else Path(name)
     if not directory.is_dir():
         known = ", ".join(EMBEDDED)
         raise ModelError(f"model {str(name)!r}: neither a known model ({known}) nor a directory with a model")
     label = str(name) if str(name) in EMBEDDED else directory.resolve().name
+    from paceline.models.transformers.opening import load_transformers, model_type
+
+    if model_type(directory) is not None:
+        return load_transformers(directory, name=label, device=device)
+    from paceline.models.molmoe.elastic import load_elastic
+
     return load_elastic(directory, name=label, device=device, overlap_copies=overlap_copies)

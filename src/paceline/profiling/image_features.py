@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from paceline.errors import OutcomesError
-from paceline.models.images import open_image
+from paceline.images import open_image
 from paceline.models.protocol import ElasticModel
 from paceline.outcomes.feature_makers import MODEL, model_identity
 from paceline.outcomes.importers.audit import some

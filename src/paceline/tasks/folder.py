@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from paceline.errors import TaskError
-from paceline.models.images import open_image
+from paceline.images import open_image
 from paceline.tasks.drawing import split_of
 from paceline.tasks.finite import Asked, Entry, Fingerprint, one_or_all
 from paceline.tasks.folder_images import check_images

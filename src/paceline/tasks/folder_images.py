@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from paceline.errors import ImageError, TaskError
-from paceline.models.images import open_image
+from paceline.images import open_image
 from paceline.tasks.folder_lines import Line
 
 THREADS = 8

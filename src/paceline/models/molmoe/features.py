@@ -40,18 +40,20 @@ def token_statistics(tokens: Float[Tensor, "tokens width"]) -> Float[Tensor, " s
 def feature_sets(
     tokens: Float[Tensor, "image_tokens width"],
     question: Float[Tensor, "prompt_tokens width"],
-    class_token: Float[Tensor, " features"],
+    class_token: Float[Tensor, " features"] | None = None,
 ) -> dict[str, Callable[[], np.ndarray]]:
     """All sets of an overview by name; each is computed on the device and copied when it is read."""
-    return {
+    sets = {
         "image.mean": lambda: to_host(tokens.mean(dim=0)),
         "image.statistics": lambda: to_host(token_statistics(tokens)),
         "image.tokens": lambda: to_host(tokens),
-        "image.cls": lambda: to_host(class_token),
         "question.mean": lambda: to_host(question.mean(dim=0)),
         "question.first": lambda: to_host(question[0]),
         "question.tokens": lambda: to_host(question),
     }
+    if class_token is not None:
+        sets["image.cls"] = lambda: to_host(class_token)
+    return sets
 
 
 class CopyStream:

@@ -1,7 +1,6 @@
-"""Token by token: greedy and sampled choice, stop strings, and the clock of one request."""
+"""Token by token: greedy and sampled choice, and stop strings."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from paceline.errors import ModelError
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
-from paceline.models.protocol import Timings
 
 REPLACEMENT = "\ufffd"  # what an unfinished multi-byte character decodes to
 
@@ -96,35 +94,6 @@ class TextStream:
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`."""
     return next((size for size in range(min(len(stop), len(text)), 0, -1) if text.endswith(stop[:size])), 0)
-
-
-class PhaseClock:
-    """Wall time between marks of one request, in milliseconds; the device is synchronised at every mark."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._marks: dict[str, float] = {}
-        self._start = self._now()
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
-    def mark(self, phase: str) -> None:
-        """The named phase ends now."""
-        self._marks[phase] = self._now()
-
-    def timings(self) -> Timings:
-        """Phases of a request that marked vision, prefill and decode."""
-        vision, prefill, decode = (self._marks[phase] for phase in ("vision", "prefill", "decode"))
-        return Timings(
-            vision_ms=(vision - self._start) * 1e3,
-            prefill_ms=(prefill - vision) * 1e3,
-            decode_ms=(decode - prefill) * 1e3,
-            total_ms=(decode - self._start) * 1e3,
-            first_token_ms=(prefill - self._start) * 1e3,
-        )
 
 
 def left_pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.decoder import KeyValueCache
 from paceline.models.molmoe.generation import (
     GenerationOptions,
-    PhaseClock,
     TextStream,
     last_mask,
     left_pad,
@@ -19,6 +18,7 @@ from paceline.models.molmoe.generation import (
     padded_positions,
 )
 from paceline.models.molmoe.knob_state import KnobState
+from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Overview, Timings
 
 if TYPE_CHECKING:

@@ -1,0 +1,114 @@
+"""A loaded checkpoint with its instruments: what all elastic models over the same weights share."""
+
+import inspect
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from paceline.errors import ModelError
+from paceline.models.transformers.family import Family
+from paceline.models.transformers.instruments import (
+    TOP_K,
+    Instruments,
+    find_routers,
+    instrument_blocks,
+    instrument_kept_aside,
+    instrument_routers,
+)
+from paceline.models.transformers.loading import Checkpoint
+from paceline.models.transformers.spaces import Limits
+from paceline.models.transformers.tower import instrument_tower
+
+PIXELS = ("pixel_values", "pixel_attention_mask", "pixel_mask")
+"""What the vision tower reads and nobody after it."""
+
+
+class Instrumented:
+    """Model and processor of a checkpoint, ready to be turned."""
+
+    def __init__(self, checkpoint: Checkpoint, family: Family) -> None:
+        self.checkpoint = checkpoint
+        self.family = family
+        self.model, self.processor = checkpoint.model, checkpoint.processor
+        self.blocks = family.blocks(self.model)
+        self.routers = find_routers(self.model.get_decoder())
+        self.limits = self._limits()
+        self._lock = threading.Lock()  # tokenizers keep padding and truncation in themselves
+        self._image_arguments = tuple(inspect.signature(self.model.base_model.get_image_features).parameters)
+        self.instruments = Instruments()
+        instrument_blocks(self.instruments, self.blocks)
+        instrument_routers(self.instruments, self.routers)
+        instrument_kept_aside(self.instruments, self.model)
+        tower = family.tower(self.model)
+        if tower is not None:
+            instrument_tower(self.instruments, tower)
+
+    def _limits(self) -> Limits:
+        config, family = self.checkpoint.config, self.family
+        numbers = {router.__dict__[TOP_K] for router in self.routers}
+        if len(numbers) > 1:
+            raise ModelError(
+                f"model {self.checkpoint.name}: its routers choose {sorted(numbers)} experts per token, "
+                "expected one number for all"
+            )
+        image = None
+        if family.image_knob is not None:
+            image = (family.image_knob, *family.image_range(self.processor))
+        return Limits(
+            blocks=len(self.blocks),
+            always_kept=family.always_kept(config),
+            experts=family.experts(config) if numbers else None,
+            top_k=numbers.pop() if numbers else None,
+            image=image,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.model.get_input_embeddings().weight.device
+
+    def process(
+        self, images: Sequence[Image.Image], texts: Sequence[str], option: int | None
+    ) -> dict[str, Any]:
+        """What the model reads for requests whose texts hold the image's placeholder; left-padded to the longest."""
+        prepared = [self.family.prepare(self.processor, image, option) for image in images]
+        with self._lock:
+            inputs = self.processor(
+                images=self.family.batch_images(prepared),
+                text=list(texts),
+                padding=len(texts) > 1,
+                return_tensors="pt",
+                **self.family.image_kwargs(self.processor, option),
+            )
+        return {name: self._moved(value) for name, value in inputs.items()}
+
+    def encode(self, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """What the vision side makes of processed inputs, and the inputs that are left for the decoder."""
+        given = {name: inputs[name] for name in self._image_arguments if name in inputs}
+        encoded = self.model.base_model.get_image_features(**given, return_dict=True)
+        return encoded, {name: value for name, value in inputs.items() if name not in PIXELS}
+
+    def question_ids(self, question: str) -> list[int]:
+        """Token ids of a question alone."""
+        with self._lock:
+            return self.processor.tokenizer(question, add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens left out, no space at the ends."""
+        return self.processor.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+    def _moved(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+
+
+def image_tokens(encoded: Any) -> Tensor:
+    """Projected image tokens (tokens, width) of one image from what the vision side made of it."""
+    found = encoded.pooler_output
+    parts = [found] if isinstance(found, Tensor) else list(found)
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])

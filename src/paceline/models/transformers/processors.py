@@ -1,0 +1,83 @@
+"""A checkpoint's processor, for images only where the libraries for video are missing."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from paceline.errors import ModelError
+
+VIDEO = "video_processor"
+
+
+def load_processor(directory: Path, name: str) -> Any:
+    """The processor of a checkpoint.
+
+    Without torchvision no video processor can be made; a processor that has one is then loaded without it, with the
+    image processor of the PIL backend, and reads images as before.
+
+    Raises:
+        ModelError: files that are missing or do not make a processor of images and text.
+    """
+    from transformers import AutoConfig, AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    config = AutoConfig.from_pretrained(directory)
+    if type(config) not in PROCESSOR_MAPPING:
+        raise ModelError(
+            f"model {name}: transformers knows no processor for {type(config).__name__}, expected "
+            "one of images and text"
+        )
+    kind: Any = PROCESSOR_MAPPING[type(config)]
+    with_video = VIDEO in kind.get_attributes()
+    try:
+        if with_video and importlib.util.find_spec("torchvision") is None:
+            processor = _images_only(kind).from_pretrained(directory)
+        else:
+            processor = AutoProcessor.from_pretrained(directory)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"model {name}: its processor cannot be loaded ({_first_line(error)}); expected preprocessor_config.json, "
+            "tokenizer.json and tokenizer_config.json beside the weights, as the hub has them"
+        ) from error
+    missing = [part for part in ("image_processor", "tokenizer") if getattr(processor, part, None) is None]
+    if missing:
+        raise ModelError(
+            f"model {name}: its processor has no {' and no '.join(missing)}, expected one of images and text; copy the "
+            "processor's files beside the weights"
+        )
+    processor.tokenizer.padding_side = "left"  # what generation continues from is the last token
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def _images_only(kind: Any) -> Any:
+    """`kind` without its video processor; a class of the same name, for messages and templates."""
+
+    def check(self: Any, attribute: str, argument: Any) -> type:
+        if attribute == VIDEO and argument is None:
+            return type(None)
+        return kind.check_argument_for_proper_class(self, attribute, argument)
+
+    def arguments(cls: Any, path: Path, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
+        from transformers import AutoImageProcessor, AutoTokenizer
+
+        parts = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
+        options = {"image_processor": {"backend": "pil"}}
+        return [
+            parts[attribute].from_pretrained(path, **options.get(attribute, {}))
+            if attribute in parts
+            else None
+            for attribute in cls.get_attributes()
+        ]
+
+    replaced = {
+        "__module__": kind.__module__,
+        "check_argument_for_proper_class": check,
+        "_get_arguments_from_pretrained": classmethod(arguments),
+    }
+    return type(kind.__name__, (kind,), replaced)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,20 @@
+"""Families by the model type of a checkpoint."""
+
+import importlib
+from typing import Any
+
+from paceline.models.transformers.family import Family
+
+FAMILIES = {
+    "internvl": "internvl",
+    "qwen2_5_vl": "qwen2_5_vl",
+}
+"""Model type -> module of its family under `families/`."""
+
+
+def family_of(config: Any) -> Family | None:
+    """The family of a model's configuration; None: nobody described it, the generic adapter may serve."""
+    module = FAMILIES.get(config.model_type)
+    if module is None:
+        return None
+    return importlib.import_module(f"paceline.models.transformers.families.{module}").FAMILY

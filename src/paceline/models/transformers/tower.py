@@ -1,0 +1,121 @@
+"""The vision tower, seen once per crop: what it made of the overview is spliced in where the same pixels come again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from paceline.models.transformers.instruments import Instruments
+
+Position = Literal["first", "last"]
+"""Where the overview stands among the rows (crops) of the tower's input."""
+
+
+class TowerMemory:
+    """What the tower was given and what it answered for the overview of one request.
+
+    Rows are reused only where their pixels are equal, bit by bit: a wrong splice cannot happen. `position` None: only
+    an input that is equal as a whole is reused.
+    """
+
+    def __init__(self, position: Position | None) -> None:
+        self._position: Position | None = position
+        self._pixels: Tensor | None = None
+        self._output: Any = None
+        self.reused = False  # by the last call
+
+    def run(self, tower: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The tower's answer to this input; the first input is the overview."""
+        pixels = _pixels(args, kwargs)
+        if self._pixels is None:
+            output = tower(*args, **kwargs)
+            self._pixels, self._output = pixels, _copied(output)
+            return output
+        self.reused = False
+        if _equal(pixels, self._pixels):
+            self.reused = True
+            return _copied(self._output)
+        rows = len(pixels)
+        if self._position is None or rows < 2 or len(self._pixels) != 1:
+            return tower(*args, **kwargs)
+        place = 0 if self._position == "first" else rows - 1
+        if not _equal(pixels[place : place + 1], self._pixels):
+            return tower(*args, **kwargs)
+        self.reused = True
+        others = slice(1, None) if place == 0 else slice(0, rows - 1)
+
+        def without(value: Any) -> Any:
+            return (
+                value[others]
+                if isinstance(value, Tensor) and value.ndim > 0 and len(value) == rows
+                else value
+            )
+
+        answer = tower(
+            *(without(item) for item in args), **{key: without(item) for key, item in kwargs.items()}
+        )
+        return _spliced(self._output, answer, rows - 1, self._position)
+
+    def fork(self) -> "TowerMemory":
+        """The same memory for another call; `reused` is its own."""
+        copy = TowerMemory(self._position)
+        copy._pixels, copy._output = self._pixels, self._output
+        return copy
+
+
+_memory: ContextVar[TowerMemory | None] = ContextVar("paceline_transformers_tower", default=None)
+
+
+@contextmanager
+def remembering(memory: TowerMemory | None) -> Iterator[None]:
+    """Calls of the tower inside the block go through `memory`."""
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def instrument_tower(instruments: Instruments, tower: nn.Module) -> None:
+    """Make the tower look into the memory of the request in flight."""
+    original = type(tower)
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        memory = _memory.get()
+        if memory is None:
+            return original.__call__(self, *args, **kwargs)
+        return memory.run(lambda *a, **k: original.__call__(self, *a, **k), args, kwargs)
+
+    instruments.replace(tower, __call__=call)
+
+
+def _pixels(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return next(
+        item for item in (*args, *kwargs.values()) if isinstance(item, Tensor) and item.is_floating_point()
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _copied(value: Any) -> Any:
+    """Model outputs are given new fields by what reads them: a shallow copy protects the memory."""
+    return type(value)(**value) if isinstance(value, dict) else value
+
+
+def _spliced(overview: Any, others: Any, rows: int, position: Position) -> Any:
+    """The answer for all rows from that for the overview and that for the `rows` others."""
+    if isinstance(others, Tensor):
+        if others.ndim == 0 or len(others) != rows or len(overview) != 1:
+            return others
+        return torch.cat((overview, others) if position == "first" else (others, overview))
+    if isinstance(others, dict):
+        return type(others)(**{key: _spliced(overview[key], others[key], rows, position) for key in others})
+    if isinstance(others, tuple | list):
+        parts = zip(overview, others, strict=True)
+        return type(others)(_spliced(one, other, rows, position) for one, other in parts)
+    return others
