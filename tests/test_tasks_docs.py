@@ -65,7 +65,9 @@ def test_the_page_names_every_task_and_metric():
 
 
 def test_the_table_of_question_sets_is_the_one_that_is_read():
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if "lmms-lab/" in line]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if "lmms-lab/" in line
+    ]
     assert rows == [
         [
             f"`{spec.name}`",

@@ -11,7 +11,7 @@ from PIL import Image
 from pyarrow.compute import StructFieldOptions, call_function
 
 from paceline.errors import TaskError
-from paceline.models.images import open_image
+from paceline.images import open_image
 from paceline.tasks.drawing import split_of
 from paceline.tasks.finite import Asked, Entry, Fingerprint, one_or_all
 from paceline.tasks.hub_files import import_datasets, open_dataset, revision_of
