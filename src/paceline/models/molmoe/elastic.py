@@ -13,8 +13,8 @@ from paceline.knobs import SEED_SPACE, Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
 from paceline.models.molmoe.ablation import measure_blocks
 from paceline.models.molmoe.checkpoint import fingerprint, load_knobs, load_model, load_ranking
+from paceline.models.molmoe.copies import CopyStream
 from paceline.models.molmoe.default_knobs import BLOCKS, MAX_CROPS, TOP_K, default_configuration, limits
-from paceline.models.molmoe.features import CopyStream
 from paceline.models.molmoe.generation import GenerationOptions
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.model import MolmoE

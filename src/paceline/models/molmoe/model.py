@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from paceline.errors import PromptError
 from paceline.images import image_array
 from paceline.models.molmoe import crops, knob_state
+from paceline.models.molmoe.copies import CopyStream, PendingOverview
 from paceline.models.molmoe.crops import CropOptions
 from paceline.models.molmoe.decoder import Decoder, KeyValueCache
-from paceline.models.molmoe.features import CopyStream, PendingOverview, feature_sets, pooled, to_host
 from paceline.models.molmoe.generation import (
     GenerationOptions,
     TextStream,
@@ -27,6 +27,7 @@ from paceline.models.molmoe.options import MolmoEOptions
 from paceline.models.molmoe.together import answer_together
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
 from paceline.models.molmoe.vision import VisionTower
+from paceline.models.overview_features import feature_sets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
 

@@ -6,8 +6,13 @@ from typing import Any
 from paceline.models.transformers.family import Family
 
 FAMILIES = {
+    "ernie4_5_vl_moe": "ernie4_5_vl_moe",
+    "glm4v": "glm4v",
+    "glm4v_moe": "glm4v_moe",
     "internvl": "internvl",
     "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl_moe",
 }
 """Model type -> module of its family under `families/`."""
 
