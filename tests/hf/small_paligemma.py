@@ -54,13 +54,13 @@ def build(directory: Path, **text: Any) -> None:
     )
     model = random_weights(PaliGemmaForConditionalGeneration, config)
     model.generation_config.eos_token_id = END_ID
-    images = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    images.image_seq_length = (SIDE // PATCH) ** 2
+    size = {"height": SIDE, "width": SIDE}
+    image_options: dict[str, Any] = {"size": size, "image_seq_length": (SIDE // PATCH) ** 2}
     write_checkpoint(
         directory,
         model=model,
         tokenizer=tokenizer,
-        image_processor=images,
+        image_processor=SiglipImageProcessorPil(**image_options),
         processor={"processor_class": "PaliGemmaProcessor"},
         template=chat_template("<image>"),
     )

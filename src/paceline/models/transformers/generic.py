@@ -99,7 +99,9 @@ def generic_family(checkpoint: Checkpoint) -> Family:
     _check_class(checkpoint)
     kind = checkpoint.config.model_type
     routers = find_routers(checkpoint.model.get_decoder())
-    refused = dict.fromkeys(IMAGE_KNOBS, "nobody described what its processor makes of its options")
+    refused: dict[str, str] = dict.fromkeys(
+        IMAGE_KNOBS, "nobody described what its processor makes of its options"
+    )
     described = type(
         "DescribedFamily", (GenericFamily,), {"name": kind, "model_types": (kind,), "refused": refused}
     )
