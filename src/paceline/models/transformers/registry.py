@@ -6,8 +6,16 @@ from typing import Any
 from paceline.models.transformers.family import Family
 
 FAMILIES = {
+    "aria": "aria",
+    "gemma3": "gemma3",
+    "idefics3": "idefics3",
     "internvl": "internvl",
+    "llama4": "llama4",
+    "llava_next": "llava_next",
+    "llava_onevision": "llava_onevision",
+    "molmo2": "molmo2",
     "qwen2_5_vl": "qwen2_5_vl",
+    "smolvlm": "smolvlm",
 }
 """Model type -> module of its family under `families/`."""
 
