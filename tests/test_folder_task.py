@@ -82,7 +82,7 @@ def test_every_field_of_a_line_counts(tmp_path):
     assert task.score(people, "Blue") == pytest.approx((0.5 + 0.5 + 1) / 3)
     assert number.answer == "3"
     assert task.kinds == ("price", "question")
-    assert task.describe()["metric"] == "exact, multiple_choice, vqa"
+    assert task.describe()["metric"] == ["exact", "multiple_choice", "vqa"]
 
 
 def test_settings_hold_for_all_lines(folder):

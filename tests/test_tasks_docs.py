@@ -11,6 +11,7 @@ from command_line import put_fakes, run
 from folder_tasks import picture
 from paceline.outcomes.store import read_table
 from paceline.tasks.finite import FiniteTask
+from paceline.tasks.hub_specs import HUB_SPECS
 from paceline.tasks.metrics.registry import METRICS
 from paceline.tasks.registry import load_task, task_names
 
@@ -40,7 +41,7 @@ def test_the_lines_are_a_folder(signs):
     task = load_task("folder:signs")
     assert isinstance(task, FiniteTask)
     assert task.name == json.loads(SETTINGS)["name"]
-    assert task.describe()["metric"] == "exact, vqa"
+    assert task.describe()["metric"] == ["exact", "vqa"]
     assert {split: task.count(split) for split in ("train", "validation", "test")} == task.describe()[
         "splits"
     ]
@@ -61,3 +62,21 @@ def test_the_commands_run(signs, monkeypatch):
 
 def test_the_page_names_every_task_and_metric():
     assert all(f"`{name}`" in PAGE for name in (*task_names(), *METRICS))
+
+
+def test_the_table_of_question_sets_is_the_one_that_is_read():
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if "lmms-lab/" in line
+    ]
+    assert rows == [
+        [
+            f"`{spec.name}`",
+            f"{spec.title} ({spec.paper})",
+            f"`{spec.repository}`",
+            f"`{spec.files}`",
+            f"`{spec.metric}`",
+            f"`{spec.kind}`" if spec.kind else "",
+            spec.note,
+        ]
+        for spec in HUB_SPECS.values()
+    ]

@@ -87,22 +87,27 @@ def parse_budget(
     """
     if not isinstance(value, str):
         return checked_ms(name, value, unit)
-    named = {known.lower(): amount for known, amount in (classes or {}).items()}
+    named = {known.lower(): amount for known, amount in classes.items()} if classes else {}
     key = value.strip().lower()
     if key in named:
         return checked_ms(f"{name} {key!r}", named[key], unit)
-    match = _AMOUNT.fullmatch(value)
-    try:
-        number = float(match.group(1)) if match else None
-    except ValueError:  # "1.2.3" has the letters of a number only
-        number = None
+    number, said = _number_and_unit(value)
     units = _UNITS_MS if unit == "ms" else {"": 1.0, unit.lower(): 1.0}
-    said = match.group(2).lower() if match else ""
     if said == "%" and number is not None and full_ms is not None:
         return checked_ms(f"{name} {value!r}", number / 100 * checked_ms("full_ms", full_ms, unit), unit)
     if number is None or said not in units:
         raise BudgetError(f"{name}: got {value!r}, expected {_ways(unit, full_ms is not None, list(named))}")
     return checked_ms(f"{name} {value!r}", number * units[said], unit)
+
+
+@lru_cache(maxsize=256)
+def _number_and_unit(text: str) -> tuple[float | None, str]:
+    """The number and the lower-case unit that a text says; None where it says no number. Servers hear few texts."""
+    match = _AMOUNT.fullmatch(text)
+    try:
+        return (float(match.group(1)), match.group(2).lower()) if match else (None, "")
+    except ValueError:  # "1.2.3" has the letters of a number only
+        return None, match.group(2).lower() if match else ""
 
 
 def _ways(unit: str, shares: bool, classes: list[str]) -> str:

@@ -63,13 +63,10 @@ class KnobSpace:
 
     def action(self, configuration: Mapping[str, Option]) -> int:
         """The action id of a configuration, in [0, size)."""
-        unknown = sorted(set(configuration) - set(self.names))
-        missing = sorted(set(self.names) - set(configuration))
-        if unknown or missing:
-            raise KnobError(
-                f"configuration {dict(configuration)}: unknown knobs {unknown}, missing knobs {missing}; "
-                f"expected exactly {list(self.names)}"
-            )
+        if len(configuration) != len(self.knobs) or any(
+            knob.name not in configuration for knob in self.knobs
+        ):
+            self._refuse_names(configuration)
         action = 0
         for knob in self.knobs:
             option = configuration[knob.name]
@@ -79,6 +76,14 @@ class KnobSpace:
                 )
             action = action * len(knob.options) + knob.options.index(option)
         return action
+
+    def _refuse_names(self, configuration: Mapping[str, Option]) -> None:
+        unknown = sorted(set(configuration) - set(self.names))
+        missing = sorted(set(self.names) - set(configuration))
+        raise KnobError(
+            f"configuration {dict(configuration)}: unknown knobs {unknown}, missing knobs {missing}; "
+            f"expected exactly {list(self.names)}"
+        )
 
     def configuration(self, action: int) -> Configuration:
         """The configuration of an action id."""

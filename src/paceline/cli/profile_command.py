@@ -12,7 +12,13 @@ from paceline.cli.output import AsJson, emit
 
 def run(
     model: ModelArgument,
-    task: Annotated[str, typer.Option(help="The task that asks the questions: digits or folder:PATH.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="The task that asks the questions: digits, folder:PATH (your images and questions), or vqav2, "
+            "textvqa, okvqa, chartqa, docvqa, ai2d, scienceqa, mmmu, pope, each also from a local copy as NAME:PATH."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Outcomes directory; an interrupted sweep in it goes on.")],
     plan: Annotated[
         str,

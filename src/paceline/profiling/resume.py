@@ -13,6 +13,8 @@ from paceline.tasks.protocol import Sample
 ADDED = {"features_kept": "stored", "importance": "loss"}
 """Options that older sweeps did not record, with what they did."""
 
+TASK_FACTS = ("metric", "prompt", "max_new_tokens", "fingerprint")
+
 
 def refuse_other(out: Path, there: Manifest, now: Manifest) -> None:
     """Refuse to go on with a sweep that measures something else."""
@@ -20,7 +22,7 @@ def refuse_other(out: Path, there: Manifest, now: Manifest) -> None:
         *_differences("", ADDED | there.options, now.options),
         *_differences("model ", there.model, now.model),
         *_differences("", {"task": there.task}, {"task": now.task}),
-        *_differences("task ", there.audit.get("task", now.audit["task"]), now.audit["task"]),
+        *_differences("task ", _asked(there, now), _asked(now, now)),
         *_differences("", {"knob space": there.space.to_json()}, {"knob space": now.space.to_json()}),
         *_differences("", *({"processor": m.hardware.get("processor")} for m in (there, now))),
     ]
@@ -40,6 +42,12 @@ def refuse_other_samples(out: Path, samples: list[Sample]) -> None:
                 f"{out}: the task gives other samples than when the sweep began ({name} differs); "
                 "use another directory"
             )
+
+
+def _asked(manifest: Manifest, now: Manifest) -> dict[str, Any]:
+    """What the questions are and how they are asked; older sweeps did not record it. Where they lie may change."""
+    facts = manifest.audit.get("task", now.audit["task"])
+    return {name: facts.get(name) for name in TASK_FACTS}
 
 
 def _differences(prefix: str, there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -218,11 +218,15 @@ class AdaptiveModel:
             "first_token_budget_ms": first_token_budget_ms,
             "budget": budget,
         }
-        self._controller.check_budgets(**budgets)
-        length = self._controller.guard.max_new_tokens if max_new_tokens is None else max_new_tokens
-        check_length(length)
+        if not (budget_ms is first_token_budget_ms is budget is None):
+            self._controller.check_budgets(**budgets)
+        length = self._controller.guard.max_new_tokens
+        if max_new_tokens is not None:
+            check_length(max_new_tokens)
+            length = max_new_tokens
         checked = self.clock()
-        self._calibrate_at_first_use()
+        if not self._calibrated:
+            self._calibrate_at_first_use()
 
         controller = self._controller
         started = self.clock()

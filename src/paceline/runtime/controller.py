@@ -393,14 +393,10 @@ class Controller:
                     f"budget: got both budget_ms={budget_ms!r} and budget={budget!r}, expected one of them"
                 )
             known, unit = self.quantity.known_before, self.quantity.unit
-            whole = parse_budget(
-                budget, full_ms=full_ms if known else None, classes=self._classes(full_ms), unit=unit
-            )
+            classes = {name: share * full_ms for name, share in self.guard.classes.items()}
+            whole = parse_budget(budget, full_ms=full_ms if known else None, classes=classes, unit=unit)
         first = first_token_budget_ms
         return whole, None if first is None else checked_ms("first_token_budget_ms", first)
-
-    def _classes(self, full_ms: float) -> dict[str, float]:
-        return {name: share * full_ms for name, share in self.guard.classes.items()}
 
     def check_budgets(
         self,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from PIL import Image, ImageOps
 
-from paceline.errors import TaskError
+from paceline.errors import ImageError, TaskError
 from paceline.tasks.drawing import SHARES, SPLIT_SEED, draw
 from paceline.tasks.metrics.registry import Reference, score_reply
 from paceline.tasks.protocol import Sample
@@ -30,6 +30,7 @@ class Asked:
     """A question as the model reads it, and how its answer is judged."""
 
     prompt: str
+    template: str  # what the prompt was made by
     metric: str
     reference: Reference
 
@@ -87,8 +88,16 @@ class FiniteTask:
         return [self._sample(place) for place in draw(self._places, split, count, seed, name=self.name)]
 
     def image(self, sample: Sample) -> Image.Image:
-        """The image of a sample, upright and RGB, read now."""
-        image = self.questions.image(self._find(sample))
+        """The image of a sample, upright and RGB, read now.
+
+        Raises:
+            TaskError: a sample of another task, or an image that is damaged or gone.
+        """
+        place = self._find(sample)
+        try:
+            image = self.questions.image(place)
+        except ImageError as error:
+            raise TaskError(f"task {self.name}: the image of sample {sample.sample_id}: {error}") from error
         return ImageOps.exif_transpose(image).convert("RGB")
 
     def score(self, sample: Sample, text: str) -> float:
@@ -127,9 +136,27 @@ class FiniteTask:
         return place
 
 
-def fingerprint(questions: Iterable[tuple[Entry, Asked]]) -> str:
+class Fingerprint:
     """A hash of all questions, answers, splits and image hashes: equal where a sweep asks the same."""
-    digest = hashlib.blake2b(digest_size=16)
-    for entry, asked in questions:
-        digest.update(json.dumps([asdict(entry), asdict(asked)], ensure_ascii=True).encode())
-    return digest.hexdigest()
+
+    def __init__(self) -> None:
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def add(self, entry: Entry, asked: Asked) -> None:
+        """Take a question in."""
+        self._digest.update(json.dumps([asdict(entry), asdict(asked)], ensure_ascii=True).encode())
+
+    @property
+    def value(self) -> str:
+        """The hash of what was taken in so far."""
+        return self._digest.hexdigest()
+
+
+def one_or_all(values: Iterable[str]) -> str | list[str]:
+    """The value that all have, or the different ones, sorted.
+
+    >>> one_or_all(["vqa", "vqa"]), one_or_all(["vqa", "anls"])
+    ('vqa', ['anls', 'vqa'])
+    """
+    different = sorted(set(values))
+    return different[0] if len(different) == 1 else different

@@ -11,7 +11,7 @@ from PIL import Image
 from paceline.errors import TaskError
 from paceline.images import open_image
 from paceline.tasks.drawing import split_of
-from paceline.tasks.finite import Asked, Entry, fingerprint
+from paceline.tasks.finite import Asked, Entry, Fingerprint, one_or_all
 from paceline.tasks.folder_images import check_images
 from paceline.tasks.folder_lines import Line, parse_line
 from paceline.tasks.metrics.registry import METRICS, make_reference
@@ -80,12 +80,15 @@ class FolderQuestions:
 
     def describe(self) -> dict[str, Any]:
         """Metric, prompt and fingerprint."""
+        digest = Fingerprint()
+        for entry, asked in zip(self.entries, self._asked, strict=True):
+            digest.add(entry, asked)
         return {
             "origin": "folder",
             "file": self.file.name,
-            "metric": ", ".join(sorted({asked.metric for asked in self._asked})),
-            "prompt": ", ".join(sorted({_template(self.options, line) for line in self._lines})),
-            "fingerprint": fingerprint(zip(self.entries, self._asked, strict=True)),
+            "metric": one_or_all(asked.metric for asked in self._asked),
+            "prompt": one_or_all(asked.template for asked in self._asked),
+            "fingerprint": digest.value,
         }
 
     def _read(self) -> tuple[list[Line], list[Asked], dict[str, str]]:
@@ -189,14 +192,12 @@ def _text_of(path: Path) -> str:
         raise TaskError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _template(options: FolderOptions, line: Line) -> str:
-    return options.prompt or (LETTER_ANSWER if line.choices else QUESTION_ONLY)
-
-
 def _ask(line: Line, options: FolderOptions) -> Asked:
     metric = line.metric or options.metric or ("multiple_choice" if line.choices else "exact")
+    template = options.prompt or (LETTER_ANSWER if line.choices else QUESTION_ONLY)
     return Asked(
-        prompt=fill_template(_template(options, line), line.question, line.choices),
+        prompt=fill_template(template, line.question, line.choices),
+        template=template,
         metric=metric,
         reference=make_reference(metric, line.answers, line.choices),
     )

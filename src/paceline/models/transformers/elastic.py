@@ -13,7 +13,7 @@ from paceline.errors import PromptError
 from paceline.images import image_array
 from paceline.knobs import Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
-from paceline.models.molmoe.features import feature_sets, pooled, to_host
+from paceline.models.overview_features import feature_sets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
 from paceline.models.transformers.generation import FirstToken, end_tokens, greedy, streamed

@@ -1,6 +1,6 @@
 """The vision tower, seen once per crop: what it made of the overview is spliced in where the same pixels come again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -17,32 +17,33 @@ Position = Literal["first", "last"]
 class TowerMemory:
     """What the tower was given and what it answered for the overview of one request.
 
-    Rows are reused only where their pixels are equal, bit by bit: a wrong splice cannot happen. `position` None: only
-    an input that is equal as a whole is reused.
+    Rows are reused only where their pixels (and grids, and masks) are equal, bit by bit: a wrong splice cannot happen.
+    `position` None: only an input that is equal as a whole is reused.
     """
 
     def __init__(self, position: Position | None) -> None:
         self._position: Position | None = position
-        self._pixels: Tensor | None = None
+        self._given: list[Tensor] | None = None  # pixels first, then grids or masks
         self._output: Any = None
         self.reused = False  # by the last call
 
     def run(self, tower: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The tower's answer to this input; the first input is the overview."""
-        pixels = _pixels(args, kwargs)
-        if self._pixels is None:
+        given = _tensors(args, kwargs)
+        if self._given is None:
             output = tower(*args, **kwargs)
-            self._pixels, self._output = pixels, _copied(output)
+            self._given, self._output = given, _copied(output)
             return output
         self.reused = False
-        if _equal(pixels, self._pixels):
+        if _all_equal(given, self._given):
             self.reused = True
             return _copied(self._output)
-        rows = len(pixels)
-        if self._position is None or rows < 2 or len(self._pixels) != 1:
+        rows = len(given[0])
+        if self._position is None or rows < 2 or len(self._given[0]) != 1:
             return tower(*args, **kwargs)
         place = 0 if self._position == "first" else rows - 1
-        if not _equal(pixels[place : place + 1], self._pixels):
+        row = [item[place : place + 1] if item.ndim > 0 and len(item) == rows else item for item in given]
+        if not _all_equal(row, self._given):
             return tower(*args, **kwargs)
         self.reused = True
         others = slice(1, None) if place == 0 else slice(0, rows - 1)
@@ -62,12 +63,12 @@ class TowerMemory:
     @property
     def pixels(self) -> Tensor | None:
         """What the tower was given for the overview; None before, and where no tower is remembered."""
-        return self._pixels
+        return self._given[0] if self._given else None
 
     def fork(self) -> "TowerMemory":
         """The same memory for another call; `reused` is its own."""
         copy = TowerMemory(self._position)
-        copy._pixels, copy._output = self._pixels, self._output
+        copy._given, copy._output = self._given, self._output
         return copy
 
 
@@ -97,14 +98,16 @@ def instrument_tower(instruments: Instruments, tower: nn.Module) -> None:
     instruments.replace(tower, __call__=call)
 
 
-def _pixels(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return next(
-        item for item in (*args, *kwargs.values()) if isinstance(item, Tensor) and item.is_floating_point()
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """What the tower is given, pixels first: equal pixels in another grid are another image."""
+    found = [item for item in (*args, *kwargs.values()) if isinstance(item, Tensor)]
+    return sorted(found, key=lambda item: not item.is_floating_point())
+
+
+def _all_equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(some) == len(others) and all(
+        one.shape == other.shape and torch.equal(one, other) for one, other in zip(some, others, strict=True)
     )
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
 
 
 def _copied(value: Any) -> Any:

@@ -13,8 +13,8 @@ class Llama4(Family):
     """Tiles of the grid. The overview is the image at one tile, padded to a square.
 
     The last tile of a grid is the image stretched to a square instead: the two are the same for square images, which
-    reuse the overview; other images are seen anew. The image processor needs torchvision. Always kept: block 0 and the first
-    that attends to everything.
+    reuse the overview; other images are seen anew. The image processor needs torchvision. Always kept: block 0
+    and the first that attends to everything.
     """
 
     name = "Llama 4"

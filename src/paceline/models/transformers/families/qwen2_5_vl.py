@@ -18,7 +18,7 @@ class Qwen25VL(Family):
 
     def image_options(self, processor: Any) -> tuple[int, ...]:
         """Fractions of the processor's most pixels in whole merged patches, a 32nd or its fewest first."""
-        least, most = pixel_limits(processor)
+        least, most = self.image_range(processor)
         cell = (processor.image_processor.patch_size * processor.image_processor.merge_size) ** 2
         shares = (most // part // cell * cell for part in (32, 16, 8, 4, 2))
         return tuple(sorted({*(max(pixels, least) for pixels in shares), most}))
