@@ -16,6 +16,7 @@ from paceline.models.block_importance import BlockImportance
 from paceline.models.overview_features import feature_sets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
+from paceline.models.transformers.checking import check_prompt
 from paceline.models.transformers.generation import FirstToken, end_tokens, greedy, streamed
 from paceline.models.transformers.importance import measure_blocks
 from paceline.models.transformers.instrumented import Instrumented
@@ -111,8 +112,7 @@ class ElasticTransformers:
         Raises ImageError and PromptError for what the model cannot read.
         """
         clock, shared, family = time.perf_counter(), self.shared, self.family
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise PromptError(f"prompt: got {prompt!r}, expected a question with at least one character")
+        check_prompt(shared.processor, prompt)
         picture = Image.fromarray(image_array(image))
         option = family.overview_option(shared.processor)
         text = family.prompt(shared.processor, prompt)
@@ -223,9 +223,8 @@ class ElasticTransformers:
         self, overviews: Sequence[Overview], targets: Sequence[str], method: str = "loss"
     ) -> BlockImportance:
         """Scores and order of the blocks, all other knobs full; see `block_importance`."""
-        fewest = min(
-            int(option) for knob in self._knobs.knobs if knob.name == BLOCKS for option in knob.options
-        )
+        counts = [int(option) for knob in self._knobs.knobs if knob.name == BLOCKS for option in knob.options]
+        fewest = min(counts, default=self.shared.limits.blocks)
         option, knobs = self._turned(self.default_configuration)
         return measure_blocks(
             self.shared, overviews, targets, method=method, option=option, top_k=knobs.top_k, fewest=fewest

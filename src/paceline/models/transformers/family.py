@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from paceline.errors import ModelError
 from paceline.knobs import Knob
+from paceline.models.transformers.instruments import ROPE_DELTAS
 from paceline.models.transformers.tower import Position
 
 Unit = Literal["crops", "tiles", "pixels"]
@@ -41,6 +42,9 @@ class Family:
     routing_note: ClassVar[str | None] = (
         None  # what fewer experts do to the routing weights; None: no routers
     )
+    kept_aside: ClassVar[tuple[str, ...]] = (
+        ROPE_DELTAS,
+    )  # what modules write on themselves at every request
     refused: ClassVar[Mapping[str, str]] = {}  # knobs that users may expect, and why the family lacks them
 
     mixed_batches: ClassVar[bool] = (

@@ -27,6 +27,9 @@ from paceline.models.transformers.tower import instrument_tower
 PIXELS = ("pixel_values", "pixel_attention_mask", "pixel_mask")
 """What the vision tower reads and nobody after it."""
 
+FOR_TRAINING = ("labels",)
+"""What some processors make besides, and what an answer has no use for."""
+
 
 class Instrumented:
     """Model and processor of a checkpoint, ready to be turned."""
@@ -43,7 +46,7 @@ class Instrumented:
         self.instruments = Instruments()
         instrument_blocks(self.instruments, self.blocks)
         instrument_routers(self.instruments, self.routers)
-        instrument_kept_aside(self.instruments, self.model)
+        instrument_kept_aside(self.instruments, self.model, family.kept_aside)
         tower = family.tower(self.model)
         if tower is not None:
             instrument_tower(self.instruments, tower)
@@ -92,7 +95,7 @@ class Instrumented:
                 return_tensors="pt",
                 **self.family.image_kwargs(self.processor, option),
             )
-        moved = {name: self._moved(value) for name, value in inputs.items()}
+        moved = {name: self._moved(value) for name, value in inputs.items() if name not in FOR_TRAINING}
         return self.family.finish(self.processor, images, moved, option, overviews)
 
     def process_again(self, overviews: Sequence[Overview], option: int | None) -> dict[str, Any]:
