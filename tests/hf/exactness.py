@@ -3,6 +3,7 @@
 import contextvars
 import copy
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ from paceline.models.transformers.tower import remembering
 NEW_TOKENS = 8
 QUESTION = "How many?"
 IMAGES = ((90, 60), (60, 60), (33, 140))  # (width, height)
+LARGE_IMAGES = {"aria": (1500, 900)}  # its tiles have 980 pixels
 THREADS = 24
+HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
 
 PER_BLOCK = ("layer_types", "no_rope_layers", "mlp_layer_types")
 """Lists of a text configuration with an entry for every block."""
@@ -59,9 +62,12 @@ class Small:
         """All knobs full but the image's and `others`."""
         return {**self.model.knobs.full, str(self.shared.family.image_knob): option, **others}
 
-    def overview(self, width: int = 90, height: int = 60, question: str = QUESTION) -> Overview:
-        """Of an image of random pixels."""
-        return self.model.overview(picture(width, height), question)
+    def overview(
+        self, width: int | None = None, height: int | None = None, question: str = QUESTION
+    ) -> Overview:
+        """Of an image of random pixels, of which the family makes several tiles unless the size is given."""
+        usual = LARGE_IMAGES.get(self.name, IMAGES[0])
+        return self.model.overview(picture(width or usual[0], height or usual[1]), question)
 
 
 def open_small(name: str, directory: Path, **text: Any) -> Small:
@@ -121,7 +127,8 @@ def check_depth(small: Small, kept: Sequence[int]) -> None:
             assert not torch.equal(logits_of(shared.model, inputs), expected)
         answer = fewer.generate(overview, small.configuration(option, **{BLOCKS: len(kept)}), NEW_TOKENS)
         assert answer.tokens == answer_of(physical, inputs)
-        both = [overview, small.overview(60, 60, "How many of them are red?")]
+        size = (60, 60) if shared.family.mixed_batches else (None, None)
+        both = [overview, small.overview(*size, "How many of them are red?")]
         inputs = shared.process_again(both, option)
         assert not inputs["attention_mask"].all()  # one of them is padded
         with turned(TurnedKnobs(kept_blocks=frozenset(kept))):
