@@ -21,6 +21,7 @@ from paceline.profiling.options import ProfileOptions
 from paceline.profiling.sweep import profile
 from paceline.tasks.drawing import SHARES, draw, split_of
 from paceline.tasks.finite import FiniteTask
+from paceline.tasks.folder_lines import KEYS, parse_line
 from paceline.tasks.protocol import at_most, task_facts
 from paceline.tasks.registry import load_task, task_names
 
@@ -194,7 +195,11 @@ def test_the_seed_orders_the_samples(folder):
 def test_too_many_samples_are_refused_with_their_number(folder):
     task = load(folder)
     sizes = {split: task.count(split) for split in SPLITS}
-    said = f"task shop: split test has {sizes['test']} samples, 50 were asked for; there are {sizes['train']} train, "
+    most = min(sizes["train"] / 0.6, sizes["validation"] / 0.15, sizes["test"] / 0.25)
+    said = (
+        f"task shop: split test has {sizes['test']} samples, 50 were asked for; there are {sizes['train']} train, "
+        f"{sizes['validation']} validation, {sizes['test']} test, enough for sweeps of {int(most + 1e-9)} samples"
+    )
     with pytest.raises(TaskError, match=said):
         task.samples("test", 50)
     with pytest.raises(TaskError, match="split: got 'dev', expected one of"):
@@ -215,6 +220,13 @@ def test_samples_of_another_task_are_refused(folder):
 BAD_LINES = [
     ("{", "line 2: not JSON \\(Expecting property name"),
     ("[1]", "line 2: got list, expected a JSON object"),
+    (
+        '{"question": "q", "image": "images/1.png", "answer": NaN}',
+        "line 2: not JSON \\(NaN is no number there",
+    ),
+    ("1" * 5000, "line 2: not JSON of a question \\(Exceeds the limit"),
+    (question(1, question="\ud800"), "line 2: question: got '\\\\ud800', which has half a character"),
+    (question(1, answer="\ud800"), "line 2: answer: got '\\\\ud800', which has half a character"),
     ("[" * 100_000, "line 2: not JSON of a question \\(nested too deeply"),
     (question(1, colour="red"), "line 2: unknown keys \\['colour'\\]"),
     ({"image": "images/1.png", "answer": "a"}, "line 2: question is missing"),
@@ -257,6 +269,22 @@ def test_bad_lines_are_named(tmp_path, line, said):
     Image.new("RGB", (1, 1)).save(folder / "images" / "dot.png")
     with pytest.raises(TaskError, match=f"questions.jsonl: 1 lines cannot be used: {said}"):
         load(folder)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda v: st.lists(v, max_size=3),
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), JSON_VALUES) | JSON_VALUES)
+def test_whatever_a_line_holds_is_a_question_or_refused(value):
+    try:
+        line = parse_line(json.dumps(value), 1)
+    except TaskError:
+        return
+    assert line.question == value["question"]
+    assert line.answers
 
 
 def test_absolute_paths_are_refused(tmp_path):
