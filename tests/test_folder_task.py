@@ -105,6 +105,14 @@ def test_settings_hold_for_all_lines(folder):
     assert (facts["samples"], facts["images"], sum(facts["splits"].values())) == (20, 20, 20)
 
 
+def test_options_go_where_the_prompt_puts_them(tmp_path):
+    folder = write_folder(
+        tmp_path / "shop", images=1, lines=[question(0, choices=["cat", "dog"], answer="dog", split="test")]
+    )
+    (folder / "task.json").write_text(json.dumps({"prompt": "{choices}\n{question}", "max_new_tokens": 1}))
+    assert load(folder).samples("test", 1)[0].question == "A. cat\nB. dog\nwhat is 0"
+
+
 def test_the_only_jsonl_is_the_questions(folder):
     (folder / "questions.jsonl").rename(folder / "mine.jsonl")
     assert load(folder).count("train") > 0
@@ -172,6 +180,16 @@ def test_shares_of_images_are_those_of_a_sweep():
     for split, share in SHARES.items():  # 4 standard deviations
         assert abs(counts[split] / 10_000 - share) < 4 * (share * (1 - share) / 10_000) ** 0.5
     assert tuple(SHARES.values()) == ProfileOptions().splits
+    # fixed for ever: an image that was trained on must not be judged by in a later version
+    assert [split_of(name) for name in ("a", "b", "c", "d", "e", "f", "g")] == [
+        "validation",
+        "train",
+        "train",
+        "test",
+        "train",
+        "train",
+        "test",
+    ]
     assert {split_of("abc", seed) for seed in range(30)} == set(SPLITS)
 
 
@@ -290,6 +308,11 @@ def test_whatever_a_line_holds_is_a_question_or_refused(value):
 def test_absolute_paths_are_refused(tmp_path):
     with pytest.raises(TaskError, match="leads out of the folder; copy the image into it"):
         with_lines(tmp_path, question(0, image=str(tmp_path / "shop" / "images" / "0.png")))
+
+
+def test_bad_lines_that_are_all_shown_are_not_more(tmp_path):
+    with pytest.raises(TaskError, match=r"5 lines cannot be used: .*line 5: not JSON \([^;]*$"):
+        with_lines(tmp_path, *["{"] * 5)
 
 
 def test_all_bad_lines_are_counted_and_the_first_are_shown(tmp_path):
