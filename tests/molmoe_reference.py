@@ -97,7 +97,7 @@ class Reference:
         for patch in range(len(features)):
             if mask[patch] == 0:
                 features[patch] += self.w["vision.pad_embedding"][0]
-            elif 0 < mask[patch] < 1:
+            elif mask[patch] < 1:  # -1 too: the public code asks for "below 1" alone
                 features[patch] += self.w["vision.pad_embedding"][1]
         side = self.o.crop_size // self.o.patch_size
         tokens = []

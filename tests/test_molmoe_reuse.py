@@ -12,8 +12,9 @@ from molmoe_models import KNOBS, MID, SMALL, picture, random_model
 from paceline.errors import ModelError
 from paceline.knobs import Knob, KnobSpace
 from paceline.models.feature_sets import feature_set
+from paceline.models.molmoe.copies import ARRIVING, CopyStream, PendingOverview
 from paceline.models.molmoe.elastic import ElasticMolmoE
-from paceline.models.molmoe.features import ARRIVING, CopyStream, PendingOverview, pooled, token_statistics
+from paceline.models.overview_features import pooled, token_statistics
 from paceline.models.registry import load_model
 
 QUESTION = "what is the red one?"
@@ -209,7 +210,7 @@ def cuda(monkeypatch):
             return self.values.numpy()
 
     monkeypatch.setattr(
-        "paceline.models.molmoe.features.Copy._pinned", lambda _self, tensor: Host(tensor.shape)
+        "paceline.models.molmoe.copies.Copy._pinned", lambda _self, tensor: Host(tensor.shape)
     )
     return fake
 

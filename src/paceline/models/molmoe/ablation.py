@@ -52,20 +52,21 @@ class _Batch:
 
     def run(self, hidden: Tensor | None, blocks: Sequence[int]) -> Tensor:
         """Hidden states after these blocks, from `hidden` or the embeddings."""
-        x = self._start if hidden is None else hidden
-        for index in blocks:
-            x = self._model.decoder.blocks[index](x, self._rotary, self._mask, None, index)
-        return x
+        start = self._start if hidden is None else hidden
+        return self._model.decoder.through(start, blocks, self._rotary, self._mask)
 
     def loss(self, hidden: Tensor) -> float:
         """Summed cross-entropy of the answers."""
-        last = self._model.decoder.norm(hidden[self._rows, self._columns])
-        logits = self._model.decoder.logits(last).float()
+        decoder = self._model.decoder
+        last = hidden[self._rows.to(hidden.device), self._columns.to(hidden.device)]
+        normed = decoder.norm(last if decoder.route is None else last.to(decoder.route.head))
+        logits = decoder.logits(normed).float()
         return float(functional.cross_entropy(logits, self._targets, reduction="sum"))
 
     def changes(self, before: Tensor, after: Tensor) -> tuple[float, int]:
         """By how much a block changed its input, summed over tokens, and their number; padding is none of them."""
-        found = changes(before[self._valid], after[self._valid])
+        valid = self._valid.to(after.device)
+        found = changes(before.to(after.device)[valid], after[valid])
         return float(found.double().sum()), len(found)
 
 

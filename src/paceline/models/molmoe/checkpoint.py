@@ -1,9 +1,10 @@
-"""A model directory: config.json, tokenizer.json, model.safetensors.
+"""A model directory: config.json, tokenizer.json, model.safetensors; or one of the public MolmoE code.
 
 Beside them may lie block_ranking.json, where somebody measured it, and knobs.json, where the knobs are not the default
 knob space.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paceline.errors import KnobError, ModelError
-from paceline.knobs import SEED_SPACE, KnobSpace
+from paceline.knobs import KnobSpace
+from paceline.models.molmoe.default_knobs import default_knobs
 from paceline.models.molmoe.model import MolmoE
 from paceline.models.molmoe.options import MolmoEOptions
+from paceline.models.molmoe.placement import DeviceMap, Route, devices, part_of, parts
+from paceline.models.molmoe.public_config import is_public, read_options
+from paceline.models.molmoe.public_tokenizer import read_tokenizer
+from paceline.models.molmoe.public_weights import PublicWeights, weights_fingerprint
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
 
 WEIGHTS, OPTIONS, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+PROCESSOR = "preprocessor_config.json"
 RANKING, KNOBS = "block_ranking.json", "knobs.json"
 
 
@@ -47,12 +54,21 @@ def save_model(
         (directory / KNOBS).write_text(json.dumps(knobs.to_json()) + "\n", encoding="utf-8")
 
 
-def load_model(directory: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> MolmoE:
-    """Read what `save_model` wrote; weights are converted to `dtype`, in which the model then computes.
+def load_model(
+    directory: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    device_map: DeviceMap | None = None,
+) -> MolmoE:
+    """Read what `save_model` wrote, or a public checkpoint; the model computes in `dtype`.
 
-    Raises ModelError when a file is missing or damaged or the weights do not fit the options.
+    By default that is float32, for a public checkpoint the type in which it is stored. Raises ModelError when a file is
+    missing or damaged, the weights do not fit the options or a device is not there.
     """
     value = _read_json(directory / OPTIONS)
+    if is_public(value):
+        return _load_public(directory, value, dtype, device, device_map)
     if not isinstance(value, dict):
         raise ModelError(
             f"{directory / OPTIONS}: got a {type(value).__name__}, expected an object of model options"
@@ -66,10 +82,68 @@ def load_model(directory: Path, *, dtype: torch.dtype = torch.float32, device: s
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
-    with torch.device("meta"):
-        model = MolmoE(options, tokenizer)
+    model = _empty(options, tokenizer)
     _check_weights(path, model.state_dict(), weights)
-    model.load_state_dict({name: item.to(device, dtype) for name, item in weights.items()}, assign=True)
+    kind = dtype or torch.float32
+    where = devices(device_map, device, _sizes(model, kind))
+    placed = {name: item.to(where[part_of(name)], kind) for name, item in weights.items()}
+    return _filled(model, placed, where)
+
+
+def _load_public(
+    directory: Path,
+    config: dict[str, Any],
+    dtype: torch.dtype | None,
+    device: str,
+    device_map: DeviceMap | None,
+) -> MolmoE:
+    processor = directory / PROCESSOR
+    if not processor.is_file():
+        raise ModelError(
+            f"{processor}: no image processor there; download preprocessor_config.json, it says how images are cut"
+        )
+    described = _read_json(processor)
+    if not isinstance(described, dict):
+        raise ModelError(f"{processor}: got a {type(described).__name__}, expected an object")
+    options = read_options(config, described, directory / OPTIONS, processor)
+    tokenizer = read_tokenizer(directory, options.vocabulary + options.added_vocabulary)
+    stored = PublicWeights(directory, options)
+    model = _empty(options, tokenizer)
+    kind = dtype or stored.dtype
+    where = devices(device_map, device, _sizes(model, kind))
+    weights = {
+        name: torch.empty(item.shape, dtype=kind, device=where[part_of(name)])
+        for name, item in model.state_dict().items()
+    }
+    stored.read_into(weights)
+    return _filled(model, weights, where)
+
+
+def fingerprint(directory: Path) -> str:
+    """A hash by which weights are told apart: of all of them, or of samples where there are gigabytes."""
+    value = _read_json(directory / OPTIONS)
+    if is_public(value):
+        return weights_fingerprint(directory)
+    return f"sha256:{hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:16]}"
+
+
+def _empty(options: MolmoEOptions, tokenizer: MolmoTokenizer) -> MolmoE:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return MolmoE(options, tokenizer)
+
+
+def _sizes(model: MolmoE, dtype: torch.dtype) -> dict[str, int]:
+    """Bytes of every part."""
+    sizes = dict.fromkeys(parts(model.options.num_blocks), 0)
+    for name, parameter in model.named_parameters():
+        sizes[part_of(name)] += parameter.numel() * dtype.itemsize
+    return sizes
+
+
+def _filled(model: MolmoE, weights: dict[str, Tensor], where: dict[str, torch.device]) -> MolmoE:
+    model.load_state_dict(weights, assign=True)
+    model.decoder.route = Route.of(where)
     return model.requires_grad_(False).eval()
 
 
@@ -84,11 +158,11 @@ def load_ranking(directory: Path) -> list[int] | None:
     return value
 
 
-def load_knobs(directory: Path) -> KnobSpace:
-    """What can be turned on this model: its own knobs.json, or the default knob space where there is none."""
+def load_knobs(directory: Path, options: MolmoEOptions) -> KnobSpace:
+    """What can be turned on this model: its own knobs.json, or what suits its sizes where there is none."""
     path = directory / KNOBS
     if not path.exists():
-        return SEED_SPACE
+        return default_knobs(options)
     try:
         return KnobSpace.from_json(_read_json(path))
     except KnobError as error:

@@ -211,7 +211,7 @@ def padding_masks(
 
     The public MolmoE code appends a row of -1 at the END of the high-resolution masks although the overview
     comes first, so that every row is the mask of the NEXT crop. Its weights were trained so, and
-    `mask_row_shift=1` reproduces it (the overview gets the first crop's mask, the last crop none).
+    `mask_row_shift=1` reproduces it (the overview gets the first crop's mask, the last crop -1).
     `mask_row_shift=0` gives each its own.
     """
     rows: list[np.ndarray] = []
@@ -277,8 +277,9 @@ def _resize(image: np.ndarray, height: int, width: int, bits: int) -> np.ndarray
     resized = torch.nn.functional.interpolate(
         source, size=(height, width), mode="bilinear", antialias=True, align_corners=False
     )
-    pixels = resized[0].permute(1, 2, 0).numpy()
-    return pixels if bits == 32 else pixels.astype(np.float32) / np.float32(255)
+    if bits == 32:
+        return resized[0].clamp_(0, 1).permute(1, 2, 0).numpy()
+    return resized[0].permute(1, 2, 0).numpy().astype(np.float32) / np.float32(255)
 
 
 def _cut(canvas: np.ndarray, tiling: tuple[int, int], options: CropOptions) -> np.ndarray:

@@ -3,6 +3,7 @@
 Muennighoff et al. 2024, "OLMoE" (arXiv 2409.02060), section 2, and Deitke et al. 2024, "Molmo" (arXiv 2409.17146).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -12,9 +13,11 @@ from torch.nn import functional
 
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.options import MolmoEOptions
+from paceline.models.molmoe.placement import Route
 
 SMALL_WEIGHTS = 1 << 19  # so many weights stay in a core's cache: copying or reading all of them is cheap
 PIECE = 8  # rows of a piece; with fewer rows than this per expert, pieces beat groups
+ALIGNMENT = 16  # bytes: what grouped products ask of a row
 CHUNK = 512  # tokens: batches are cut, so that what the experts make of them stays in cache too
 
 
@@ -41,7 +44,8 @@ def rms_normalise(x: Tensor, eps: float) -> Tensor:
 def _angles(length: int, head_dim: int, base: float, device: torch.device) -> Tensor:
     """Cosines, and sines with the sign of the first half folded in: (length, 2, head_dim), float32."""
     with torch.inference_mode(False):  # the table is shared with training
-        frequencies = base ** (-torch.arange(0, head_dim, 2, device=device).float() / head_dim)
+        # As the public code writes it: another way differs by a rounding, which a thousand positions widen.
+        frequencies = 1.0 / base ** (torch.arange(0, head_dim, 2, device=device).float() / head_dim)
         angles = torch.arange(length, device=device).float()[:, None] * frequencies
         cosines, sines = angles.cos(), angles.sin()
         return torch.stack((torch.cat((cosines, cosines), -1), torch.cat((-sines, sines), -1)), dim=1)
@@ -87,7 +91,7 @@ class KeyValueCache:
         """A cache whose n-th row is this one's row `rows[n]`: requests that share what has been read so far."""
         repeated = KeyValueCache(self._capacity)
         repeated._blocks = {
-            block: (keys[rows], values[rows], length)
+            block: (keys[rows.to(keys.device)], values[rows.to(keys.device)], length)
             for block, (keys, values, length) in self._blocks.items()
         }
         return repeated
@@ -158,7 +162,7 @@ class MixtureOfExperts(nn.Module):
         weights, experts = self.route(flat, state.top_k or self.top_k)
         if self.training:
             return self._dense(flat, weights, experts).view_as(x)
-        if state.every_expert:
+        if state.every_expert or self.down[0, :, :1].numel() * x.element_size() % ALIGNMENT:
             method = self._dense
         elif len(flat) == 1 and 3 * experts.shape[1] * self.down[0].numel() <= SMALL_WEIGHTS:
             method = self._single
@@ -264,6 +268,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(options) for _ in range(options.num_blocks))
         self.norm = RMSNorm(options.width, options.norm_eps)
         self.head = nn.Linear(options.width, options.vocabulary, bias=False)
+        self.route: Route | None = None  # where the parts are on several devices
 
     def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
         """Input embeddings of token ids."""
@@ -290,11 +295,27 @@ class Decoder(nn.Module):
         """
         rotary = self.rotary(positions)
         active = knob_state.current().active_blocks or tuple(range(len(self.blocks)))
-        x = embeddings
+        x = self.through(embeddings, active, rotary, mask, cache, last_only)
+        return self.norm(x if self.route is None else x.to(self.route.head))
+
+    def through(
+        self,
+        x: Tensor,
+        active: Sequence[int],
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KeyValueCache | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Hidden states after these blocks."""
         for index in active:
+            if self.route is not None:
+                x, rotary, mask = self.route.enter(index, x, rotary, mask)
             x = self.blocks[index](x, rotary, mask, cache, index, last_only and index == active[-1])
-        return self.norm(x)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores over the vocabulary."""
-        return self.head(hidden)
+        """Scores over the vocabulary, on the device of the embeddings."""
+        if self.route is None:
+            return self.head(hidden)
+        return self.head(hidden.to(self.route.head)).to(self.embedding.device)

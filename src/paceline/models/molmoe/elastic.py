@@ -1,10 +1,10 @@
 """MolmoE as an elastic model: crops, experts per token and blocks, turned per request."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -12,14 +12,15 @@ from paceline.errors import KnobError, ModelError
 from paceline.knobs import SEED_SPACE, Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
 from paceline.models.molmoe.ablation import measure_blocks
-from paceline.models.molmoe.checkpoint import WEIGHTS, load_knobs, load_model, load_ranking
-from paceline.models.molmoe.features import CopyStream
+from paceline.models.molmoe.checkpoint import fingerprint, load_knobs, load_model, load_ranking
+from paceline.models.molmoe.copies import CopyStream
+from paceline.models.molmoe.default_knobs import BLOCKS, MAX_CROPS, TOP_K, default_configuration, limits
 from paceline.models.molmoe.generation import GenerationOptions
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.model import MolmoE
+from paceline.models.molmoe.placement import DeviceMap
 from paceline.models.protocol import Generation, Overview, Workload
 
-MAX_CROPS, TOP_K, BLOCKS = "max_crops", "top_k", "num_active_blocks"
 BATCH = 48  # requests per left-padded batch: more does not go faster on a CPU
 
 
@@ -69,8 +70,8 @@ class ElasticMolmoE:
 
     @property
     def default_configuration(self) -> Configuration:
-        """Every knob at its most expensive option."""
-        return self._knobs.full
+        """Every knob at what the model was trained with; more experts are options, but not its default."""
+        return default_configuration(self._knobs, self.model.options)
 
     def describe(self) -> dict[str, Any]:
         """JSON-able facts: name, hash of the weights, sizes, type and device."""
@@ -172,13 +173,13 @@ class ElasticMolmoE:
     def block_importance(
         self, overviews: Sequence[Overview], targets: Sequence[str], method: str = "loss"
     ) -> BlockImportance:
-        """Blocks from most to least important on these samples, all knobs full; block 0 always stays.
+        """Blocks from most to least important on these samples, in the default configuration; block 0 always stays.
 
         By "loss", the block whose loss on `targets` would rise least is taken away, again and again; below the fewest
         blocks that the knob space can ask for, no order is needed: the blocks left keep the order of the model. By
         "similarity", the more a block changes what enters it, the more it matters.
         """
-        max_crops, state = self._turned(self._knobs.full)
+        max_crops, state = self._turned(self.default_configuration)
         fewest = min(int(option) for option in self._options(BLOCKS, self.model.options.num_blocks))
         return measure_blocks(
             self.model,
@@ -219,11 +220,7 @@ class ElasticMolmoE:
 
 
 def _check_knobs(knobs: KnobSpace, model: MolmoE) -> None:
-    most = {
-        MAX_CROPS: model.options.max_crops,
-        TOP_K: model.options.num_experts,
-        BLOCKS: model.options.num_blocks,
-    }
+    most = limits(model.options)
     for knob in knobs.knobs:
         if knob.name not in most:
             raise KnobError(f"knob {knob.name}: MolmoE has no such knob, expected some of {sorted(most)}")
@@ -239,16 +236,21 @@ def _check_knobs(knobs: KnobSpace, model: MolmoE) -> None:
 
 
 def load_elastic(
-    directory: Path, *, name: str, device: str = "cpu", overlap_copies: bool = False
+    directory: Path,
+    *,
+    name: str,
+    device: str = "cpu",
+    overlap_copies: bool = False,
+    dtype: torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
 ) -> ElasticMolmoE:
     """A model directory as an elastic model, with the knobs and the ranking of blocks that lie beside its weights."""
-    model = load_model(directory, device=device)
-    digest = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:16]
+    model = load_model(directory, device=device, dtype=dtype, device_map=device_map)
     return ElasticMolmoE(
         model,
         name=name,
-        knobs=load_knobs(directory),
+        knobs=load_knobs(directory, model.options),
         block_ranking=load_ranking(directory),
-        revision=f"sha256:{digest}",
+        revision=fingerprint(directory),
         overlap_copies=overlap_copies,
     )

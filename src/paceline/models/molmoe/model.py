@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from paceline.errors import PromptError
 from paceline.images import image_array
 from paceline.models.molmoe import crops, knob_state
+from paceline.models.molmoe.copies import CopyStream, PendingOverview
 from paceline.models.molmoe.crops import CropOptions
 from paceline.models.molmoe.decoder import Decoder, KeyValueCache
-from paceline.models.molmoe.features import CopyStream, PendingOverview, feature_sets, pooled, to_host
 from paceline.models.molmoe.generation import (
     GenerationOptions,
     TextStream,
@@ -27,6 +27,7 @@ from paceline.models.molmoe.options import MolmoEOptions
 from paceline.models.molmoe.together import answer_together
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
 from paceline.models.molmoe.vision import VisionTower
+from paceline.models.overview_features import feature_sets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
 
@@ -68,8 +69,13 @@ class MolmoE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the embeddings are, and with them the weights unless a device map says otherwise."""
         return self.decoder.embedding.device
+
+    @property
+    def vision_device(self) -> torch.device:
+        """Where the vision tower is."""
+        return self.vision.class_embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,7 +103,7 @@ class MolmoE(nn.Module):
         state = OverviewState(pixels, mask, features, tokens, tuple(prompt_ids), question)
         size, width = (pixels.shape[0], pixels.shape[1]), self.options.width
         sets = feature_sets(tokens, question, class_and_patches[0, 0])
-        both = pooled(tokens, question)
+        both = pooled(tokens.to(self.device), question)
         if copy is not None:
             copy.send(both)
             return PendingOverview(copy, image_width=width, image_size=size, state=state, feature_sets=sets)
@@ -132,7 +138,7 @@ class MolmoE(nn.Module):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         # Copied: the cached masks are read-only, which torch warns about.
-        return torch.tensor(array, device=self.device, dtype=self.dtype)
+        return torch.tensor(array, device=self.vision_device, dtype=self.dtype)
 
     # After it
 
@@ -162,21 +168,21 @@ class MolmoE(nn.Module):
             masks = crops.padding_masks(state.pixels.shape[:2], tiling, self.crop_options)
         else:
             patches, _, masks = crops.high_resolution_crops(state.pixels, tiling, self.crop_options)
-            features = self.vision.features(torch.from_numpy(patches).to(self.device, self.dtype))
-        grid_source = _grid_source(tiling, self.crop_options, self.device)
+            features = self.vision.features(torch.from_numpy(patches).to(self.vision_device, self.dtype))
+        grid_source = _grid_source(tiling, self.crop_options, self.vision_device)
         if np.array_equal(masks[:1], state.mask):
             pooled = self.vision.pool(features, self._tensor(masks[1:]))
-            return torch.cat((state.tokens, pooled.flatten(0, 1)[grid_source]))
+            return torch.cat((state.tokens, pooled.flatten(0, 1)[grid_source])).to(self.device)
         pooled = self.vision.pool(torch.cat((state.features, features)), self._tensor(masks))
-        return torch.cat((pooled[0], pooled[1:].flatten(0, 1)[grid_source]))
+        return torch.cat((pooled[0], pooled[1:].flatten(0, 1)[grid_source])).to(self.device)
 
     def all_image_tokens(self, pixels: np.ndarray, tiling: tuple[int, int]) -> Tensor:
         """The same from pixels, uint8 (height, width, 3), with the overview computed too: what reuse must equal."""
         patches, _, masks = crops.high_resolution_crops(pixels, tiling, self.crop_options)
         overview = crops.overview_crop(pixels, self.crop_options)[None]
         pooled = self.vision(self._tensor(np.concatenate((overview, patches))), self._tensor(masks))
-        grid_source = _grid_source(tiling, self.crop_options, self.device)
-        return torch.cat((pooled[0], pooled[1:].flatten(0, 1)[grid_source]))
+        grid_source = _grid_source(tiling, self.crop_options, self.vision_device)
+        return torch.cat((pooled[0], pooled[1:].flatten(0, 1)[grid_source])).to(self.device)
 
     def embeddings(self, state: OverviewState, tiling: tuple[int, int], image_tokens: Tensor) -> Tensor:
         """Input embeddings (time, width) of a request; the question's are those that the overview looked up."""

@@ -7,6 +7,10 @@ from typing import Any
 
 from paceline.errors import ModelError
 
+MAX_CROPS = 12
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MolmoEOptions:
@@ -40,9 +44,9 @@ class MolmoEOptions:
     crop_size: int
     patch_size: int
     margins: tuple[int, int]  # patches of overlap, left/top and right/bottom
-    max_crops: int = 12
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    max_crops: int = MAX_CROPS
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
     resize_bits: int = 32  # 32: images are resized in float32; 8: in integers, five times faster
     mask_row_shift: int = 1  # 1: padding masks are off by a row, as in the public code; 0: each its own
 

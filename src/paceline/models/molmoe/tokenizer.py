@@ -19,14 +19,15 @@ ROLES = ("User:", "Assistant:")
 class MolmoTokenizer:
     """Wraps a `tokenizers.Tokenizer`. Ids of special tokens come from it, never from a constant.
 
-    `limit` is the number of input embeddings of the model; an id at or beyond it is an error.
+    `limit` is the number of input embeddings of the model; an id at or beyond it is an error. `start` is the token that
+    every request begins with, by default <|endoftext|>.
     """
 
-    def __init__(self, tokenizer: Tokenizer, limit: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, limit: int, start: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.limit = limit
         self.end_of_text = self._special(END_OF_TEXT)
-        self.start = self.end_of_text  # every request begins with it, as in the public code
+        self.start = self.end_of_text if start is None else start
         self.image_start, self.image_end, self.image_patch, self.image_column, image = (
             self._special(token) for token in IMAGE_TOKENS
         )

@@ -102,11 +102,14 @@ class VisionTower(nn.Module):
     def pool(
         self, features: Float[Tensor, "crops patches features"], masks: Float[Tensor, "crops patches"]
     ) -> Float[Tensor, "crops tokens width"]:
-        """Tokens from `features`; `masks` is the share of valid pixels per patch, or -1 where none is known."""
+        """Tokens from `features`; `masks` is the share of valid pixels per patch, or -1 where none is known.
+
+        The public code takes any mask below 1 other than 0 for partly padded, and so also -1: the patches of the last
+        crop get the embedding of partly padded ones. Its weights were trained so.
+        """
         features = features + self.pad_embedding[0] * (masks == 0).to(features.dtype)[..., None]
-        features = (
-            features + self.pad_embedding[1] * ((masks > 0) & (masks < 1)).to(features.dtype)[..., None]
-        )
+        partly = (masks != 0) & (masks < 1)
+        features = features + self.pad_embedding[1] * partly.to(features.dtype)[..., None]
         crops, half = features.shape[0], self.options.grid // 2
         windows = (
             features.view(crops, half, 2, half, 2, -1).transpose(2, 3).reshape(crops * half * half, 4, -1)

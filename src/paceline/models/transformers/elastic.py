@@ -13,12 +13,13 @@ from paceline.errors import PromptError
 from paceline.images import image_array
 from paceline.knobs import Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
-from paceline.models.molmoe.features import feature_sets, pooled, to_host
+from paceline.models.overview_features import feature_sets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
+from paceline.models.transformers.checking import check_prompt
 from paceline.models.transformers.generation import FirstToken, end_tokens, greedy, streamed
 from paceline.models.transformers.importance import measure_blocks
-from paceline.models.transformers.instrumented import Instrumented, image_tokens
+from paceline.models.transformers.instrumented import Instrumented
 from paceline.models.transformers.knob_state import TurnedKnobs, turned
 from paceline.models.transformers.spaces import (
     BLOCKS,
@@ -111,16 +112,15 @@ class ElasticTransformers:
         Raises ImageError and PromptError for what the model cannot read.
         """
         clock, shared, family = time.perf_counter(), self.shared, self.family
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise PromptError(f"prompt: got {prompt!r}, expected a question with at least one character")
+        check_prompt(shared.processor, prompt)
         picture = Image.fromarray(image_array(image))
         option = family.overview_option(shared.processor)
         text = family.prompt(shared.processor, prompt)
         memory = TowerMemory(family.overview_position)
         inputs = shared.process([picture], [text], option)
         with turned(TurnedKnobs()), remembering(memory):
-            encoded, _ = shared.encode(inputs)
-        tokens = image_tokens(encoded)
+            encoded = shared.encode_overview(inputs)
+        tokens = shared.image_tokens(encoded)
         ids = torch.tensor(shared.question_ids(prompt), device=shared.device)
         question = shared.model.get_input_embeddings()(ids)
         counted = family.count(shared.processor, (picture.height, picture.width), option)
@@ -159,7 +159,7 @@ class ElasticTransformers:
         self._check_length(overview, configuration, max_new_tokens)
         clock = PhaseClock(self.shared.device)
         with torch.inference_mode(), turned(knobs):
-            inputs = self.shared.process([overview.state.image], [overview.state.text], option)
+            inputs = self.shared.process_again([overview], option)
             encoded, rest = self._encode(overview, inputs)
             clock.mark("vision")
             found = self._run(rest, encoded, max_new_tokens, [FirstToken(clock)], stop)
@@ -173,7 +173,7 @@ class ElasticTransformers:
             timings=clock.timings(),
             workload=Workload(
                 tiles=self.family.tiles(inputs),
-                vision_tokens=len(image_tokens(encoded)),
+                vision_tokens=len(self.shared.image_tokens(encoded)),
                 prompt_tokens=inputs["input_ids"].shape[1],
             ),
         )
@@ -187,7 +187,7 @@ class ElasticTransformers:
 
         def run(streamer: Any, cancelled: Any) -> None:
             with torch.inference_mode(), turned(knobs):
-                inputs = self.shared.process([overview.state.image], [overview.state.text], option)
+                inputs = self.shared.process_again([overview], option)
                 encoded, rest = self._encode(overview, inputs)
                 self._run(rest, encoded, max_new_tokens, [cancelled], (), streamer=streamer)
 
@@ -198,32 +198,33 @@ class ElasticTransformers:
     ) -> list[str]:
         """Answers only, left-padded in batches of images with like numbers of tokens."""
         option, knobs = self._turned(configuration)
-        loads = [self.workload(overview, configuration).prompt_tokens for overview in overviews]
-        order = sorted(range(len(overviews)), key=lambda index: loads[index])
         answers = [""] * len(overviews)
-        for start in range(0, len(order), BATCH):
-            part = [overviews[index] for index in order[start : start + BATCH]]
+        for places in self._batches([self.workload(overview, configuration) for overview in overviews]):
+            part = [overviews[index] for index in places]
             for overview in part:
                 self._check_length(overview, configuration, max_new_tokens)
             with torch.inference_mode(), turned(TurnedKnobs(knobs.top_k, knobs.kept_blocks)):
-                inputs = self.shared.process(
-                    [item.state.image for item in part], [item.state.text for item in part], option
-                )
+                inputs = self.shared.process_again(part, option)
                 encoded, rest = self.shared.encode(inputs)
                 found = self._run(rest, encoded, max_new_tokens, [], ())
-            for index, row in zip(
-                order[start : start + BATCH], found[:, inputs["input_ids"].shape[1] :].tolist(), strict=True
-            ):
+            for index, row in zip(places, found[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
                 answers[index] = self._text(row, ())[0]
         return answers
+
+    def _batches(self, loads: Sequence[Workload]) -> Iterator[list[int]]:
+        """Places of requests that are processed together: like numbers of tokens, equal tiles where a family must."""
+        order = sorted(range(len(loads)), key=lambda index: loads[index].prompt_tokens)
+        tiles = {0} if self.family.mixed_batches else {load.tiles for load in loads}
+        for number in sorted(tiles):
+            places = [index for index in order if number in (0, loads[index].tiles)]
+            yield from (places[start : start + BATCH] for start in range(0, len(places), BATCH))
 
     def block_importance(
         self, overviews: Sequence[Overview], targets: Sequence[str], method: str = "loss"
     ) -> BlockImportance:
         """Scores and order of the blocks, all other knobs full; see `block_importance`."""
-        fewest = min(
-            int(option) for knob in self._knobs.knobs if knob.name == BLOCKS for option in knob.options
-        )
+        counts = [int(option) for knob in self._knobs.knobs if knob.name == BLOCKS for option in knob.options]
+        fewest = min(counts, default=self.shared.limits.blocks)
         option, knobs = self._turned(self.default_configuration)
         return measure_blocks(
             self.shared, overviews, targets, method=method, option=option, top_k=knobs.top_k, fewest=fewest

@@ -3,15 +3,17 @@
 One file a family under `families/`; `registry.py` finds it by the model type of a checkpoint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from paceline.errors import ModelError
 from paceline.knobs import Knob
+from paceline.models.transformers.instruments import ROPE_DELTAS
 from paceline.models.transformers.tower import Position
 
 Unit = Literal["crops", "tiles", "pixels"]
@@ -40,7 +42,14 @@ class Family:
     routing_note: ClassVar[str | None] = (
         None  # what fewer experts do to the routing weights; None: no routers
     )
+    kept_aside: ClassVar[tuple[str, ...]] = (
+        ROPE_DELTAS,
+    )  # what modules write on themselves at every request
     refused: ClassVar[Mapping[str, str]] = {}  # knobs that users may expect, and why the family lacks them
+
+    mixed_batches: ClassVar[bool] = (
+        True  # whether images of different numbers of tiles may be processed together
+    )
 
     # The image
 
@@ -60,6 +69,20 @@ class Family:
     def prepare(self, processor: Any, image: Image.Image, option: int | None) -> Image.Image:
         """The image as the processor gets it; changed only where the processor has no option of its own."""
         return image
+
+    def finish(
+        self,
+        processor: Any,
+        images: Sequence[Image.Image],
+        inputs: dict[str, Any],
+        option: int | None,
+        overviews: Sequence[Tensor | None] | None,
+    ) -> dict[str, Any]:
+        """Processed inputs with what the processor cannot be told; `images` are those before `prepare`.
+
+        `overviews` are the tower's pixels of each request's overview, None while the overview is being made.
+        """
+        return inputs
 
     def overview_option(self, processor: Any) -> int | None:
         """The option under which the image is its overview and nothing else."""
@@ -99,6 +122,18 @@ class Family:
         return f"{token}\n{question}"
 
     # The model
+
+    def encode_overview(
+        self, model: Any, inputs: Mapping[str, Any], encode: Callable[[Mapping[str, Any]], Any]
+    ) -> Any:
+        """What the vision side makes of the overview alone, from inputs processed at `overview_option`."""
+        return encode(inputs)
+
+    def image_tokens(self, model: Any, encoded: Any) -> Tensor:
+        """Projected image tokens (tokens, width) from what the vision side made of images."""
+        found = encoded.pooler_output
+        parts = [found] if isinstance(found, Tensor) else list(found)
+        return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
 
     def blocks(self, model: Any) -> Sequence[nn.Module]:
         """The decoder's blocks in order."""

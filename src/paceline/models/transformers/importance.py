@@ -66,7 +66,7 @@ class _Sample:
 
     def __init__(self, shared: Instrumented, overview: Overview, target: str, option: int | None) -> None:
         self._model = shared.model
-        inputs = shared.process([overview.state.image], [overview.state.text], option)
+        inputs = shared.process_again([overview], option)
         self._encoded, rest = shared.encode(inputs)
         ends = shared.processor.tokenizer.eos_token_id
         ids = shared.question_ids(target) + ([] if ends is None else [ends])

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from paceline.errors import ModelError
+from paceline.models.protocol import Overview
 from paceline.models.transformers.family import Family
 from paceline.models.transformers.instruments import (
     TOP_K,
@@ -25,6 +26,9 @@ from paceline.models.transformers.tower import instrument_tower
 
 PIXELS = ("pixel_values", "pixel_attention_mask", "pixel_mask")
 """What the vision tower reads and nobody after it."""
+
+FOR_TRAINING = ("labels",)
+"""What some processors make besides, and what an answer has no use for."""
 
 
 class Instrumented:
@@ -42,7 +46,7 @@ class Instrumented:
         self.instruments = Instruments()
         instrument_blocks(self.instruments, self.blocks)
         instrument_routers(self.instruments, self.routers)
-        instrument_kept_aside(self.instruments, self.model)
+        instrument_kept_aside(self.instruments, self.model, family.kept_aside)
         tower = family.tower(self.model)
         if tower is not None:
             instrument_tower(self.instruments, tower)
@@ -72,9 +76,16 @@ class Instrumented:
         return self.model.get_input_embeddings().weight.device
 
     def process(
-        self, images: Sequence[Image.Image], texts: Sequence[str], option: int | None
+        self,
+        images: Sequence[Image.Image],
+        texts: Sequence[str],
+        option: int | None,
+        overviews: Sequence[Tensor | None] | None = None,
     ) -> dict[str, Any]:
-        """What the model reads for requests whose texts hold the image's placeholder; left-padded to the longest."""
+        """What the model reads for requests whose texts hold the image's placeholder; left-padded to the longest.
+
+        `overviews`: what the tower saw of each request before; None while overviews are being made.
+        """
         prepared = [self.family.prepare(self.processor, image, option) for image in images]
         with self._lock:
             inputs = self.processor(
@@ -84,13 +95,30 @@ class Instrumented:
                 return_tensors="pt",
                 **self.family.image_kwargs(self.processor, option),
             )
-        return {name: self._moved(value) for name, value in inputs.items()}
+        moved = {name: self._moved(value) for name, value in inputs.items() if name not in FOR_TRAINING}
+        return self.family.finish(self.processor, images, moved, option, overviews)
+
+    def process_again(self, overviews: Sequence[Overview], option: int | None) -> dict[str, Any]:
+        """What the model reads for requests whose overviews were made, under an option of the image knob."""
+        states = [overview.state for overview in overviews]
+        pixels = [state.memory.pixels for state in states]
+        return self.process(
+            [state.image for state in states], [state.text for state in states], option, pixels
+        )
 
     def encode(self, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """What the vision side makes of processed inputs, and the inputs that are left for the decoder."""
         given = {name: inputs[name] for name in self._image_arguments if name in inputs}
         encoded = self.model.base_model.get_image_features(**given, return_dict=True)
         return encoded, {name: value for name, value in inputs.items() if name not in PIXELS}
+
+    def encode_overview(self, inputs: Mapping[str, Any]) -> Any:
+        """What the vision side makes of the overview, from inputs processed at the overview's option."""
+        return self.family.encode_overview(self.model, inputs, lambda given: self.encode(given)[0])
+
+    def image_tokens(self, encoded: Any) -> Tensor:
+        """Projected image tokens (tokens, width) from what the vision side made of images."""
+        return self.family.image_tokens(self.model, encoded)
 
     def question_ids(self, question: str) -> list[int]:
         """Token ids of a question alone."""
@@ -105,10 +133,3 @@ class Instrumented:
         if not isinstance(value, Tensor):
             return value
         return value.to(self.device, self.model.dtype if value.is_floating_point() else None)
-
-
-def image_tokens(encoded: Any) -> Tensor:
-    """Projected image tokens (tokens, width) of one image from what the vision side made of it."""
-    found = encoded.pooler_output
-    parts = [found] if isinstance(found, Tensor) else list(found)
-    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])

@@ -82,16 +82,25 @@ def instrument_routers(instruments: Instruments, routers: Iterable[nn.Module]) -
         instruments.replace(router, **{TOP_K: property(read, write)})
 
 
-def instrument_kept_aside(instruments: Instruments, model: nn.Module, attribute: str = ROPE_DELTAS) -> None:
-    """Modules that write `attribute` on themselves at every generation write it into the request in flight instead.
+def instrument_kept_aside(
+    instruments: Instruments, model: nn.Module, attributes: Iterable[str] = (ROPE_DELTAS,)
+) -> None:
+    """Modules that write `attributes` on themselves at every generation write them into the request in flight instead.
 
     Qwen-VL, GLM-V and Ernie-VL keep the offset of positions there between tokens: two threads would read each other's.
     """
+    names = set(attributes)
+    for module in model.modules():
+        found = names & module.__dict__.keys()
+        if found:
+            instruments.replace(module, **{name: _kept_aside(name) for name in sorted(found)})
 
+
+def _kept_aside(attribute: str) -> property:
     def read(self: nn.Module) -> Any:
         knobs = knob_state.current()
         own = self.__dict__.get(attribute)
-        return own if knobs is None else knobs.kept_aside.get((id(self), attribute))
+        return own if knobs is None else knobs.kept_aside.get((id(self), attribute), own)
 
     def write(self: nn.Module, value: Any) -> None:
         knobs = knob_state.current()
@@ -100,9 +109,7 @@ def instrument_kept_aside(instruments: Instruments, model: nn.Module, attribute:
         else:
             knobs.kept_aside[id(self), attribute] = value
 
-    for module in model.modules():
-        if attribute in module.__dict__:
-            instruments.replace(module, **{attribute: property(read, write)})
+    return property(read, write)
 
 
 def find_routers(decoder: nn.Module) -> list[nn.Module]:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paceline.errors import ModelError
 from paceline.knobs import KnobSpace
 from paceline.models.protocol import ElasticModel
 
@@ -31,22 +30,21 @@ def load_transformers(
     device_map: Any = None,
     knobs: KnobSpace | None = None,
 ) -> ElasticModel:
-    """A checkpoint of a family that `registry` knows.
+    """A checkpoint of a family that `registry` knows, or of another one whose knobs can be proved (`generic`).
 
     Raises DependencyError without transformers, ModelError for files that do not make a vision-language model and for a
-    family that nobody described, KnobError for knobs that the family lacks.
+    family that nobody described and of which nothing could be proved, KnobError for knobs that the family lacks.
     """
+    from paceline.models.transformers.checking import check_reads_images
     from paceline.models.transformers.loading import load_checkpoint
 
     checkpoint = load_checkpoint(directory, name=name, device=device, dtype=dtype, device_map=device_map)
     from paceline.models.transformers.elastic import ElasticTransformers
+    from paceline.models.transformers.generic import generic_family
     from paceline.models.transformers.instrumented import Instrumented
-    from paceline.models.transformers.registry import FAMILIES, family_of
+    from paceline.models.transformers.registry import family_of
 
-    family = family_of(checkpoint.config)
-    if family is None:
-        raise ModelError(
-            f"model {name}: nobody described the family {checkpoint.config.model_type!r}, expected one of "
-            f"{sorted(FAMILIES)}"
-        )
-    return ElasticTransformers(Instrumented(checkpoint, family), knobs=knobs)
+    family = family_of(checkpoint.config) or generic_family(checkpoint)
+    shared = Instrumented(checkpoint, family)
+    check_reads_images(shared, name)
+    return ElasticTransformers(shared, knobs=knobs)

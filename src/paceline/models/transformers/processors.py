@@ -1,12 +1,14 @@
 """A checkpoint's processor, for images only where the libraries for video are missing."""
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
-from paceline.errors import ModelError
+from paceline.errors import DependencyError, ModelError
 
 VIDEO = "video_processor"
+NEEDED = re.compile(r"requires the (\S+) library")  # how transformers says what is missing
 
 
 def load_processor(directory: Path, name: str) -> Any:
@@ -16,6 +18,7 @@ def load_processor(directory: Path, name: str) -> Any:
     image processor of the PIL backend, and reads images as before.
 
     Raises:
+        DependencyError: a library that this processor cannot do without.
         ModelError: files that are missing or do not make a processor of images and text.
     """
     from transformers import AutoConfig, AutoProcessor
@@ -27,8 +30,16 @@ def load_processor(directory: Path, name: str) -> Any:
             f"model {name}: transformers knows no processor for {type(config).__name__}, expected "
             "one of images and text"
         )
-    kind: Any = PROCESSOR_MAPPING[type(config)]
-    with_video = VIDEO in kind.get_attributes()
+    try:
+        kind: Any = PROCESSOR_MAPPING[type(config)]
+        with_video = VIDEO in kind.get_attributes()
+    except ImportError as error:
+        library = NEEDED.search(str(error))
+        what = library.group(1) if library else _first_line(error)
+        raise DependencyError(
+            f"model {name}: its processor needs {what}, which is not installed; install it beside the same version "
+            "of torch"
+        ) from error
     try:
         if with_video and importlib.util.find_spec("torchvision") is None:
             processor = _images_only(kind).from_pretrained(directory)
@@ -36,8 +47,8 @@ def load_processor(directory: Path, name: str) -> Any:
             processor = AutoProcessor.from_pretrained(directory)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(
-            f"model {name}: its processor cannot be loaded ({_first_line(error)}); expected preprocessor_config.json, "
-            "tokenizer.json and tokenizer_config.json beside the weights, as the hub has them"
+            f"model {name}: its processor cannot be loaded ({type(error).__name__}: {_first_line(error)}); expected "
+            "preprocessor_config.json, tokenizer.json and tokenizer_config.json beside the weights, as the hub has them"
         ) from error
     missing = [part for part in ("image_processor", "tokenizer") if getattr(processor, part, None) is None]
     if missing:
@@ -80,4 +91,4 @@ def _images_only(kind: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

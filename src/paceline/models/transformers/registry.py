@@ -6,13 +6,21 @@ from typing import Any
 from paceline.models.transformers.family import Family
 
 FAMILIES = {
+    "aria": "aria",
     "ernie4_5_vl_moe": "ernie4_5_vl_moe",
+    "gemma3": "gemma3",
     "glm4v": "glm4v",
     "glm4v_moe": "glm4v_moe",
+    "idefics3": "idefics3",
     "internvl": "internvl",
+    "llama4": "llama4",
+    "llava_next": "llava_next",
+    "llava_onevision": "llava_onevision",
+    "molmo2": "molmo2",
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen3_vl": "qwen3_vl",
     "qwen3_vl_moe": "qwen3_vl_moe",
+    "smolvlm": "smolvlm",
 }
 """Model type -> module of its family under `families/`."""
 

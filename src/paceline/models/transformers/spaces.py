@@ -31,7 +31,8 @@ def default_space(family: Family, processor: Any, limits: Limits) -> KnobSpace:
         knobs.append(Knob(name=family.image_knob, options=family.image_options(processor)))
     if limits.top_k is not None and TOP_K not in family.refused:
         knobs.append(Knob(name=TOP_K, options=family.top_k_options(limits.top_k)))
-    knobs.append(Knob(name=BLOCKS, options=block_options(limits.blocks, len(limits.always_kept))))
+    if BLOCKS not in family.refused:
+        knobs.append(Knob(name=BLOCKS, options=block_options(limits.blocks, len(limits.always_kept))))
     return KnobSpace(tuple(knobs))
 
 

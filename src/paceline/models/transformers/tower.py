@@ -60,6 +60,11 @@ class TowerMemory:
         )
         return _spliced(self._output, answer, rows - 1, self._position)
 
+    @property
+    def pixels(self) -> Tensor | None:
+        """What the tower was given for the overview; None before, and where no tower is remembered."""
+        return self._given[0] if self._given else None
+
     def fork(self) -> "TowerMemory":
         """The same memory for another call; `reused` is its own."""
         copy = TowerMemory(self._position)

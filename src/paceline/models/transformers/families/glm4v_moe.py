@@ -21,15 +21,14 @@ class Glm4VMoe(Glm4V):
     )
 
     def experts(self, config: Any) -> int:
-        """Experts that a token can reach: those of its best groups."""
-        text = config.get_text_config()
-        return text.n_routed_experts // text.n_group * text.topk_group
+        return config.get_text_config().n_routed_experts
 
     def check_top_k(self, config: Any, knob: Knob) -> None:
-        reachable = self.experts(config)
+        """Refuse more experts than a token's best groups have."""
+        text = config.get_text_config()
+        reachable = text.n_routed_experts // text.n_group * text.topk_group
         beyond = [option for option in knob.options if int(option) > reachable]
         if beyond:
-            text = config.get_text_config()
             raise KnobError(
                 f"knob top_k: options {beyond} of {self.name}, expected at most {reachable}: a token's experts come "
                 f"from {text.topk_group} of {text.n_group} groups"

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+from PIL import Image
 from torch import nn
 
+from paceline.errors import ImageError
 from paceline.models.transformers.family import Family, ImageCount
+
+MOST_EXTREME = 200  # the processors' own limit of one side to the other
 
 
 class Qwen25VL(Family):
@@ -29,6 +33,15 @@ class Qwen25VL(Family):
     def image_kwargs(self, processor: Any, option: int | None) -> dict[str, Any]:
         least, most = pixel_limits(processor)
         return {"size": {"shortest_edge": least, "longest_edge": most if option is None else option}}
+
+    def prepare(self, processor: Any, image: Image.Image, option: int | None) -> Image.Image:
+        """The image as it is; ImageError for a strip that the processor refuses."""
+        if max(image.size) > MOST_EXTREME * min(image.size):
+            raise ImageError(
+                f"image: {image.width} x {image.height} pixels, expected one side at most {MOST_EXTREME} times the "
+                "other; crop it first"
+            )
+        return image
 
     def count(self, processor: Any, size: tuple[int, int], option: int | None) -> ImageCount:
         limits = self.image_kwargs(processor, option)["size"]

@@ -1,11 +1,10 @@
-"""What a policy may read of an overview: pooled on the model's device, copied to the host only when it is read."""
+"""Pooled features on their way to the host: on a CUDA stream of their own, while the model goes on."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from paceline.errors import ModelError
@@ -13,47 +12,6 @@ from paceline.models.protocol import Overview
 
 ARRIVING = ("image_features", "question_features", "elapsed_ms")
 """Fields of an overview that are there when its pooled features are."""
-
-
-def to_host(tensor: Tensor) -> np.ndarray:
-    """One copy to the host, as float32; it waits for what the device has to compute before."""
-    return tensor.float().cpu().numpy()
-
-
-def pooled(
-    tokens: Float[Tensor, "image_tokens width"], question: Float[Tensor, "prompt_tokens width"]
-) -> Float[Tensor, " both"]:
-    """The mean of the image's tokens, then that of the question's: one tensor, so that one copy takes both."""
-    return torch.cat((tokens.mean(dim=0), question.mean(dim=0))).float()
-
-
-def token_statistics(tokens: Float[Tensor, "tokens width"]) -> Float[Tensor, " statistics"]:
-    """Mean, standard deviation and maximum over tokens, one after the other.
-
-    >>> token_statistics(torch.tensor([[0.0, 1.0], [2.0, 1.0]])).tolist()
-    [1.0, 1.0, 1.0, 0.0, 2.0, 1.0]
-    """
-    wide = tokens.float()
-    return torch.cat((wide.mean(dim=0), wide.std(dim=0, correction=0), wide.amax(dim=0)))
-
-
-def feature_sets(
-    tokens: Float[Tensor, "image_tokens width"],
-    question: Float[Tensor, "prompt_tokens width"],
-    class_token: Float[Tensor, " features"] | None = None,
-) -> dict[str, Callable[[], np.ndarray]]:
-    """All sets of an overview by name; each is computed on the device and copied when it is read."""
-    sets = {
-        "image.mean": lambda: to_host(tokens.mean(dim=0)),
-        "image.statistics": lambda: to_host(token_statistics(tokens)),
-        "image.tokens": lambda: to_host(tokens),
-        "question.mean": lambda: to_host(question.mean(dim=0)),
-        "question.first": lambda: to_host(question[0]),
-        "question.tokens": lambda: to_host(question),
-    }
-    if class_token is not None:
-        sets["image.cls"] = lambda: to_host(class_token)
-    return sets
 
 
 class CopyStream:
