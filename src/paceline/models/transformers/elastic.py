@@ -13,6 +13,7 @@ from paceline.errors import PromptError
 from paceline.images import image_array
 from paceline.knobs import Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
+from paceline.models.facts import ModelFacts
 from paceline.models.overview_features import feature_sets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
@@ -29,6 +30,7 @@ from paceline.models.transformers.spaces import (
     default_space,
     natural_ranking,
 )
+from paceline.models.transformers.telling import facts_of
 from paceline.models.transformers.tower import TowerMemory, remembering
 
 BATCH = 16  # requests per left-padded batch
@@ -106,6 +108,10 @@ class ElasticTransformers:
             "image_processor": type(self.shared.processor.image_processor).__name__,
             "ignored_tensors": len(checkpoint.ignored),
         }
+
+    def facts(self) -> ModelFacts:
+        """Units and ranges of the knobs, what always runs, where the overview sits, which knobs there are not."""
+        return facts_of(self.family, self.shared.limits)
 
     @torch.inference_mode()
     def overview(self, image: Image.Image, prompt: str) -> Overview:

@@ -157,6 +157,10 @@ class Family:
         """Experts of a routed layer; None: no routers."""
         return None
 
+    def most_top_k(self, config: Any) -> int | None:
+        """Experts that one token can reach: all, unless routing is limited to groups."""
+        return self.experts(config)
+
     def top_k_options(self, default: int) -> tuple[int, ...]:
         """Experts per token: quarters of the model's own number."""
         return tuple(sorted({max(1, default * part // 4) for part in (1, 2, 3, 4)}))
