@@ -3,6 +3,7 @@
 import contextvars
 import copy
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ from paceline.models.transformers.tower import remembering
 NEW_TOKENS = 8
 QUESTION = "How many?"
 IMAGES = ((90, 60), (60, 60), (33, 140))  # (width, height)
+LARGE_IMAGES = {"aria": (1500, 900)}  # its tiles have 980 pixels
 THREADS = 24
+HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
 
 PER_BLOCK = ("layer_types", "no_rope_layers", "mlp_layer_types")
 """Lists of a text configuration with an entry for every block."""
@@ -59,9 +62,12 @@ class Small:
         """All knobs full but the image's and `others`."""
         return {**self.model.knobs.full, str(self.shared.family.image_knob): option, **others}
 
-    def overview(self, width: int = 90, height: int = 60, question: str = QUESTION) -> Overview:
-        """Of an image of random pixels."""
-        return self.model.overview(picture(width, height), question)
+    def overview(
+        self, width: int | None = None, height: int | None = None, question: str = QUESTION
+    ) -> Overview:
+        """Of an image of random pixels, of which the family makes several tiles unless the size is given."""
+        usual = LARGE_IMAGES.get(self.name, IMAGES[0])
+        return self.model.overview(picture(width or usual[0], height or usual[1]), question)
 
 
 def open_small(name: str, directory: Path, **text: Any) -> Small:
@@ -121,7 +127,8 @@ def check_depth(small: Small, kept: Sequence[int]) -> None:
             assert not torch.equal(logits_of(shared.model, inputs), expected)
         answer = fewer.generate(overview, small.configuration(option, **{BLOCKS: len(kept)}), NEW_TOKENS)
         assert answer.tokens == answer_of(physical, inputs)
-        both = [overview, small.overview(60, 60, "How many of them are red?")]
+        size = (60, 60) if shared.family.mixed_batches else (None, None)
+        both = [overview, small.overview(*size, "How many of them are red?")]
         inputs = shared.process_again(both, option)
         assert not inputs["attention_mask"].all()  # one of them is padded
         with turned(TurnedKnobs(kept_blocks=frozenset(kept))):
@@ -260,24 +267,21 @@ def check_workload(small: Small, width: int, height: int) -> list[int]:
 
 
 def check_threads(small: Small) -> None:
-    """As many threads as configurations, answers and streams: each what it is alone."""
-    actions = range(0, small.model.knobs.size, max(1, small.model.knobs.size // THREADS))
-    requests = [
-        (small.overview(*IMAGES[place % len(IMAGES)]), small.model.knobs.configuration(action))
-        for place, action in enumerate(list(actions)[:THREADS])
-    ]
+    """24 threads of different configurations at once, answers and streams in turn: each is what it is alone."""
+    space = small.model.knobs
+    actions = [place * space.size // THREADS for place in range(THREADS)]  # over the whole knob space
+    overviews = [small.overview(*size) for size in IMAGES]
 
-    def answer(request: tuple[Overview, Configuration]) -> tuple[int, ...]:
-        return small.model.generate(*request, NEW_TOKENS).tokens
+    def run(place: int) -> Any:
+        overview, configuration = overviews[place % 3], space.configuration(actions[place])
+        if place % 2 == 0:
+            return small.model.generate(overview, configuration, NEW_TOKENS).tokens
+        return "".join(small.model.stream(overview, configuration, NEW_TOKENS))
 
-    def stream(request: tuple[Overview, Configuration]) -> str:
-        return "".join(small.model.stream(*request, NEW_TOKENS))
-
-    alone = [answer(request) for request in requests], [stream(request) for request in requests]
-    assert len(set(alone[0])) > len(alone[0]) // 3  # configurations and images do matter
+    alone = [run(place) for place in range(THREADS)]
+    assert len(set(alone)) > THREADS // 3  # configurations and images do matter
     with ThreadPoolExecutor(THREADS) as pool:
-        answers, streams = pool.map(answer, requests), pool.map(stream, requests)
-        assert (list(answers), list(streams)) == alone
+        assert list(pool.map(run, range(THREADS))) == alone
 
 
 def check_threads_of_callers(small: Small) -> None:

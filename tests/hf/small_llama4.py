@@ -1,5 +1,6 @@
 """Llama 4, small: up to four 28-pixel tiles of four tokens, then the whole image; every expert always runs."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,9 @@ def build(directory: Path, **text: Any) -> None:
         processor={"processor_class": "Llama4Processor", "patch_size": PATCH, "pixel_shuffle_ratio": 0.5},
         template=chat_template("<|image|>"),
     )
+    size = {"height": TILE, "width": TILE}
+    images = {"image_processor_type": "Llama4ImageProcessor", "size": size, "max_patches": MAX_TILES}
+    (directory / "preprocessor_config.json").write_text(json.dumps(images))
 
 
 def processor(directory: Path) -> Any:

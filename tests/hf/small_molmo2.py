@@ -99,15 +99,15 @@ def build(directory: Path, **text: Any) -> None:
         directory,
         model=random_weights(Molmo2ForConditionalGeneration, config),
         tokenizer=tokenizer,
-        image_processor=image_processor(),
+        image_processor=image_processor(Molmo2ImageProcessor),
         processor={"processor_class": "Molmo2Processor"},
         template=chat_template("<|image|>"),
     )
 
 
-def image_processor() -> Molmo2ImageProcessor:
-    """The checkpoint's image processor, which runs without torchvision."""
-    return TorchMolmo2ImageProcessor(
+def image_processor(kind: type[Molmo2ImageProcessor] = TorchMolmo2ImageProcessor) -> Molmo2ImageProcessor:
+    """The checkpoint's image processor; the real one can be made without torchvision, but not run."""
+    return kind(
         size={"height": CROP, "width": CROP},
         patch_size=PATCH,
         overlap_margins=[MARGIN, MARGIN],

@@ -85,8 +85,10 @@ class ElasticTransformers:
 
     @property
     def default_configuration(self) -> Configuration:
-        """Every knob at its most expensive option."""
-        return self._knobs.full
+        """Every knob at its most expensive option, the image as the processor would have it by itself."""
+        name, option = self.family.image_knob, self.family.default_option(self.shared.processor)
+        offered = {option for knob in self._knobs.knobs if knob.name == name for option in knob.options}
+        return {**self._knobs.full, **({str(name): option} if option in offered else {})}
 
     def describe(self) -> dict[str, Any]:
         """JSON-able facts: name, revision, family, sizes, type and device."""
