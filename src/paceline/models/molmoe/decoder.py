@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.options import MolmoEOptions
+from paceline.models.molmoe.packed import PackedExperts, can_pack
 from paceline.models.molmoe.placement import Route
 
 SMALL_WEIGHTS = 1 << 19  # so many weights stay in a core's cache: copying or reading all of them is cheap
@@ -147,6 +148,18 @@ class MixtureOfExperts(nn.Module):
         self.router = nn.Linear(width, experts, bias=False)
         self.gate_up = nn.Parameter(torch.empty(experts, 2 * hidden, width))
         self.down = nn.Parameter(torch.empty(experts, hidden, width))
+        self.small = 3 * self.down.numel() <= SMALL_WEIGHTS
+        self.packed: PackedExperts | None = None
+
+    def pack(self) -> bool:
+        """Put the experts' weights into the processor's order where that pays; the stacked ones are then given up."""
+        if not (can_pack(self.gate_up) and can_pack(self.down.mT)):
+            return False
+        self.packed = PackedExperts.of(self.gate_up, self.down)
+        # Their shapes stay, for whoever counts parameters.
+        self.gate_up = nn.Parameter(self.gate_up.to("meta"), requires_grad=False)
+        self.down = nn.Parameter(self.down.to("meta"), requires_grad=False)
+        return True
 
     def route(self, x: Float[Tensor, "tokens width"], top_k: int) -> tuple[Tensor, Tensor]:
         """Weights in x's type and expert ids, both (tokens, top_k)."""
@@ -162,11 +175,13 @@ class MixtureOfExperts(nn.Module):
         weights, experts = self.route(flat, state.top_k or self.top_k)
         if self.training:
             return self._dense(flat, weights, experts).view_as(x)
-        if state.every_expert or self.down[0, :, :1].numel() * x.element_size() % ALIGNMENT:
+        if self.packed is not None:
+            method = self.packed.mix
+        elif (state.every_expert and self.small) or self.down.shape[1] * x.element_size() % ALIGNMENT:
             method = self._dense
         elif len(flat) == 1 and 3 * experts.shape[1] * self.down[0].numel() <= SMALL_WEIGHTS:
             method = self._single
-        elif experts.numel() < PIECE * len(self.down) and 3 * self.down.numel() <= SMALL_WEIGHTS:
+        elif experts.numel() < PIECE * len(self.down) and self.small:
             method = self._pieces
         else:
             method = self._grouped
@@ -187,8 +202,11 @@ class MixtureOfExperts(nn.Module):
     def _grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Tokens sorted by expert, one grouped matrix product per layer of the experts."""
         top_k = experts.shape[1]
-        order = experts.flatten().argsort()
-        ends = torch.bincount(experts.flatten(), minlength=self.router.out_features).cumsum(0).int()
+        chosen, order = experts.flatten().sort()
+        every = torch.arange(len(self.down), device=x.device)
+        ends = torch.searchsorted(
+            chosen, every, right=True, out_int32=True
+        )  # counted without waiting for the device
         rows = x.index_select(0, order // top_k)
         gate, up = functional.grouped_mm(rows, self.gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
         found = functional.grouped_mm(functional.silu(gate) * up, self.down, offs=ends)
