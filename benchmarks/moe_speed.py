@@ -124,7 +124,7 @@ def assert_equal(calls: dict[str, Callable[[int], Tensor]], dtype: torch.dtype) 
 
 def compare(
     shape: str, dtype: torch.dtype, threads: Iterable[int], rounds: int, prefill: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """Times and ratios by threads, phase and top_k."""
     ours, theirs, norm = blocks(shape, dtype)
     width = PRESETS[shape].width

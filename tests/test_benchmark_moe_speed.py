@@ -16,23 +16,24 @@ def made():
 @pytest.mark.parametrize("top_k", [1, 8, 32])
 def test_everybody_computes_the_same(made, top_k):
     x = torch.randn(1, 20, 96, generator=torch.Generator().manual_seed(top_k))
-    calls = moe_speed.contenders(*made, x, top_k)
+    ours, theirs, norm = made
+    calls = moe_speed.contenders(ours, theirs, norm, x, top_k)
     assert list(calls) == ["ours", "eager", "grouped_mm"]
     assert 0 <= moe_speed.assert_equal(calls, torch.float32) < 1e-5
-    few = moe_speed.contenders(*made, x, 2)["ours"]
+    few = moe_speed.contenders(ours, theirs, norm, x, 2)["ours"]
     with pytest.raises(AssertionError, match=r"outputs differ from eager by .'ours'"):
-        moe_speed.assert_equal(moe_speed.contenders(*made, x, top_k) | {"ours": few}, torch.float32)
+        moe_speed.assert_equal(calls | {"ours": few}, torch.float32)
 
 
 def test_the_implementations_are_different_ones(made, monkeypatch):
     import transformers.integrations.moe as moe
 
-    _, theirs, norm = made
+    ours, theirs, norm = made
     called = []
     original = moe._grouped_mm
     monkeypatch.setattr(moe, "_grouped_mm", lambda *a, **k: called.append(1) or original(*a, **k))
     x = torch.randn(1, 4, 96)
-    calls = moe_speed.contenders(*made, x, 2)
+    calls = moe_speed.contenders(ours, theirs, norm, x, 2)
     calls["eager"](0)
     assert not called
     calls["grouped_mm"](0)

@@ -24,6 +24,7 @@ from paceline.models.molmoe.placement import DeviceMap, Route, devices, part_of,
 from paceline.models.molmoe.public_config import is_public, read_options
 from paceline.models.molmoe.public_tokenizer import read_tokenizer
 from paceline.models.molmoe.public_weights import PublicWeights, weights_fingerprint
+from paceline.models.molmoe.static_decode import StaticDecoding
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
 
 WEIGHTS, OPTIONS, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
@@ -156,6 +157,8 @@ def _filled(model: MolmoE, weights: dict[str, Tensor], where: dict[str, torch.de
     model.requires_grad_(False).eval()
     for block in model.decoder.blocks:
         block.get_submodule("moe").pack()  # pyright: ignore[reportCallIssue]
+    if model.device.type == "cuda" and model.decoder.route is None:
+        model.static = StaticDecoding(model)
     return model
 
 
