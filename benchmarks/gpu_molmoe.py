@@ -206,13 +206,15 @@ def overhead(
         "prompt_tokens": lambda a: a.workload.prompt_tokens,
         "output_tokens": lambda a: len(a.tokens),
     }
-    work = [
+    tiles, vision, prompt, output = [
         np.array([[float(get(answers[c][i])) for c in order] for i in range(len(pictures))])
         for get in read.values()
     ]
     total = np.array([[answers[c][i].timings.total_ms for c in order] for i in range(len(pictures))])
     first = np.array([[answers[c][i].timings.first_token_ms for c in order] for i in range(len(pictures))])
-    latency, first_token = (LatencyEstimator.fit(space, actions[order], *work, t) for t in (total, first))
+    latency, first_token = (
+        LatencyEstimator.fit(space, actions[order], tiles, vision, prompt, output, t) for t in (total, first)
+    )
     slowest = float(np.median(total.max(axis=1)))
     overview = model.overview(pictures[0], QUESTION)
     spec = PolicySpec(

@@ -2,6 +2,7 @@
 
     python -m benchmarks.moe_speed
     python -m benchmarks.moe_speed --shapes tiny --rounds 3 --dry-run
+    python -m benchmarks.moe_speed --table                             # of docs/molmoe_1b.md, from the result there is
 
 Contenders are `ours` as a loaded checkpoint runs it (experts packed where that pays), and `OlmoeSparseMoeBlock` after
 its RMS norm with transformers' expert implementations "eager" and "grouped_mm". All see the same hidden states; that
@@ -10,6 +11,7 @@ the same moments. Writes benchmarks/results/moe_speed.json.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.interleaved import measure, ratio
-from benchmarks.record import write_result
+from benchmarks.record import RESULTS, write_result
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.decoder import MixtureOfExperts
 from paceline.models.molmoe.knob_state import KnobState
@@ -173,6 +175,24 @@ def _said(cell: dict[str, Any]) -> str:
     return f"{cell['milliseconds']['ours']:.2f} ms, {ratios}"
 
 
+def table(result: dict[str, Any]) -> list[str]:
+    """Ratios at molmoe-1b's sizes as the documentation shows them."""
+    lines = [
+        "| type, threads, tokens at once | over | " + " | ".join(f"top_k {top_k}" for top_k in TOP_K) + " |",
+        "|---" * (len(TOP_K) + 2) + "|",
+    ]
+    for dtype, found in result["shapes"]["molmoe-1b"].items():
+        for threads, phases in found.items():
+            if threads == "packed":
+                continue
+            for phase, cells in phases.items():
+                for name in IMPLEMENTATIONS:
+                    row = [f"{cells[str(top_k)]['over_ours'][name]['median']:.2f}" for top_k in TOP_K]
+                    tokens = result["tokens"][phase]
+                    lines.append(f"| {dtype}, {threads}, {tokens} | {name} | " + " | ".join(row) + " |")
+    return lines
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(
@@ -183,7 +203,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--prefill", type=int, default=PHASES["prefill"], help="tokens of a prefill")
     parser.add_argument("--dry-run", action="store_true", help="print, write no file")
+    parser.add_argument(
+        "--table", action="store_true", help="print docs/molmoe_1b.md's table of the result there is"
+    )
     arguments = parser.parse_args()
+    if arguments.table:
+        print("\n".join(table(json.loads((RESULTS / "moe_speed.json").read_text()))))
+        return
     shapes: dict[str, Any] = {}
     for shape in arguments.shapes:
         for dtype in (torch.float32, torch.bfloat16) if shape == "molmoe-1b" else (torch.float32,):
