@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, Value
 from PIL import Image as Picture
 
 from folder_tasks import picture
 
-TEXT, TEXTS = Value("string"), List(Value("string"))
+TEXT, TEXTS = Value("string"), [Value("string")]
 ROWS = 24
 """Two questions about every image, one after the other."""
 
@@ -149,7 +149,7 @@ _INTEGERS = {"answer_id": "int64", "docId": "int64", "image_width": "int32", "im
 
 def _feature(name: str, column: str, value: Any) -> Any:
     if isinstance(value, list) and isinstance(value[0], dict):
-        return List({key: _feature(name, key, item) for key, item in value[0].items()})
+        return [{key: _feature(name, key, item) for key, item in value[0].items()}]
     if isinstance(value, list):
         return TEXTS
     if value is None or isinstance(value, Picture.Image):

@@ -21,6 +21,7 @@ from paceline.profiling.options import ProfileOptions
 from paceline.profiling.sweep import profile
 from paceline.tasks.drawing import SHARES, draw, split_of
 from paceline.tasks.finite import FiniteTask
+from paceline.tasks.folder_lines import KEYS, parse_line
 from paceline.tasks.protocol import at_most, task_facts
 from paceline.tasks.registry import load_task, task_names
 
@@ -104,6 +105,14 @@ def test_settings_hold_for_all_lines(folder):
     assert (facts["samples"], facts["images"], sum(facts["splits"].values())) == (20, 20, 20)
 
 
+def test_options_go_where_the_prompt_puts_them(tmp_path):
+    folder = write_folder(
+        tmp_path / "shop", images=1, lines=[question(0, choices=["cat", "dog"], answer="dog", split="test")]
+    )
+    (folder / "task.json").write_text(json.dumps({"prompt": "{choices}\n{question}", "max_new_tokens": 1}))
+    assert load(folder).samples("test", 1)[0].question == "A. cat\nB. dog\nwhat is 0"
+
+
 def test_the_only_jsonl_is_the_questions(folder):
     (folder / "questions.jsonl").rename(folder / "mine.jsonl")
     assert load(folder).count("train") > 0
@@ -171,6 +180,16 @@ def test_shares_of_images_are_those_of_a_sweep():
     for split, share in SHARES.items():  # 4 standard deviations
         assert abs(counts[split] / 10_000 - share) < 4 * (share * (1 - share) / 10_000) ** 0.5
     assert tuple(SHARES.values()) == ProfileOptions().splits
+    # fixed for ever: an image that was trained on must not be judged by in a later version
+    assert [split_of(name) for name in ("a", "b", "c", "d", "e", "f", "g")] == [
+        "validation",
+        "train",
+        "train",
+        "test",
+        "train",
+        "train",
+        "test",
+    ]
     assert {split_of("abc", seed) for seed in range(30)} == set(SPLITS)
 
 
@@ -194,7 +213,11 @@ def test_the_seed_orders_the_samples(folder):
 def test_too_many_samples_are_refused_with_their_number(folder):
     task = load(folder)
     sizes = {split: task.count(split) for split in SPLITS}
-    said = f"task shop: split test has {sizes['test']} samples, 50 were asked for; there are {sizes['train']} train, "
+    most = min(sizes["train"] / 0.6, sizes["validation"] / 0.15, sizes["test"] / 0.25)
+    said = (
+        f"task shop: split test has {sizes['test']} samples, 50 were asked for; there are {sizes['train']} train, "
+        f"{sizes['validation']} validation, {sizes['test']} test, enough for sweeps of {int(most + 1e-9)} samples"
+    )
     with pytest.raises(TaskError, match=said):
         task.samples("test", 50)
     with pytest.raises(TaskError, match="split: got 'dev', expected one of"):
@@ -215,6 +238,13 @@ def test_samples_of_another_task_are_refused(folder):
 BAD_LINES = [
     ("{", "line 2: not JSON \\(Expecting property name"),
     ("[1]", "line 2: got list, expected a JSON object"),
+    (
+        '{"question": "q", "image": "images/1.png", "answer": NaN}',
+        "line 2: not JSON \\(NaN is no number there",
+    ),
+    ("1" * 5000, "line 2: not JSON of a question \\(Exceeds the limit"),
+    (question(1, question="\ud800"), "line 2: question: got '\\\\ud800', which has half a character"),
+    (question(1, answer="\ud800"), "line 2: answer: got '\\\\ud800', which has half a character"),
     ("[" * 100_000, "line 2: not JSON of a question \\(nested too deeply"),
     (question(1, colour="red"), "line 2: unknown keys \\['colour'\\]"),
     ({"image": "images/1.png", "answer": "a"}, "line 2: question is missing"),
@@ -259,9 +289,30 @@ def test_bad_lines_are_named(tmp_path, line, said):
         load(folder)
 
 
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda v: st.lists(v, max_size=3),
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), JSON_VALUES) | JSON_VALUES)
+def test_whatever_a_line_holds_is_a_question_or_refused(value):
+    try:
+        line = parse_line(json.dumps(value), 1)
+    except TaskError:
+        return
+    assert line.question == value["question"]
+    assert line.answers
+
+
 def test_absolute_paths_are_refused(tmp_path):
     with pytest.raises(TaskError, match="leads out of the folder; copy the image into it"):
         with_lines(tmp_path, question(0, image=str(tmp_path / "shop" / "images" / "0.png")))
+
+
+def test_bad_lines_that_are_all_shown_are_not_more(tmp_path):
+    with pytest.raises(TaskError, match=r"5 lines cannot be used: .*line 5: not JSON \([^;]*$"):
+        with_lines(tmp_path, *["{"] * 5)
 
 
 def test_all_bad_lines_are_counted_and_the_first_are_shown(tmp_path):

@@ -20,6 +20,7 @@ from paceline.tasks.protocol import task_facts
 from paceline.tasks.registry import load_task
 
 SHORT = "\nAnswer the question using a single word or phrase."
+COMMIT = "ab12" * 10
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 
@@ -240,16 +241,13 @@ def test_bad_copies_are_refused(tmp_path, make, said):
         load_task(f"textvqa:{tmp_path / 'copy'}")
 
 
-def test_only_the_part_with_answers_is_fetched_from_the_hub(monkeypatch):
+def test_only_the_part_with_answers_is_fetched_from_the_hub(monkeypatch, tmp_path):
     asked = {}
 
     def load_dataset(repository, **options):
         asked.update(options, repository=repository)
-        made = table("textvqa")
-        made.info.download_checksums = {
-            f"hf://datasets/lmms-lab/textvqa@{'ab12' * 10}/data/validation-00000-of-00001.parquet": {}
-        }
-        return made
+        table("textvqa").save_to_disk(tmp_path / "0.0.0" / COMMIT)  # as the hub's cache names it
+        return datasets.load_from_disk(tmp_path / "0.0.0" / COMMIT)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     facts = task_facts(load_task("textvqa"))
@@ -259,7 +257,14 @@ def test_only_the_part_with_answers_is_fetched_from_the_hub(monkeypatch):
         "split": "validation",
         "verification_mode": "no_checks",
     }
-    assert (facts["origin"], facts["revision"]) == ("hub", "ab12" * 10)
+    assert (facts["origin"], facts["revision"]) == ("hub", COMMIT)
+
+
+def test_the_revision_of_a_copy_is_read_from_its_path(tmp_path):
+    place = tmp_path / "datasets--lmms-lab--ai2d" / "snapshots" / COMMIT
+    (place / "data").mkdir(parents=True)
+    table("ai2d").to_parquet(place / "data" / "test-00000-of-00001.parquet")
+    assert load("ai2d", place).describe()["revision"] == COMMIT
 
 
 def test_no_network_is_said(monkeypatch):

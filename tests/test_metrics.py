@@ -226,6 +226,7 @@ def test_a_reply_that_names_no_option_or_several_scores_nothing(reply):
 def test_options_that_are_letters_themselves():
     labels = ["D", "B", "A", "F"]
     assert chosen_option("B", labels) == 1
+    assert chosen_option("Option B", labels) == 1
     assert chosen_option("A", labels) == 0  # the letter was asked for
     assert chosen_option("F", labels) == 3  # no option has this letter, one has this text
 
@@ -233,6 +234,8 @@ def test_options_that_are_letters_themselves():
 def test_letters_within_the_text_of_an_option_are_not_its_letter():
     vitamins = ["vitamin B", "vitamin C", "vitamin D"]
     assert chosen_option("It is rich in vitamin C", vitamins) == 1
+    assert chosen_option("Its grade is B+", ["B+", "A+"]) == 0
+    assert chosen_option("It is the cat food", ["cat", "cat food"]) == 1
     assert chosen_option("same", ["same", "same"]) is None
 
 
@@ -251,6 +254,9 @@ def test_options_are_listed_with_letters():
         ("The area is 12.004 m2.", "12", 1),
         ("The area is 12.01", "12", 0),
         ("The total is 1,200 dollars", "1200", 1),
+        ("The area is 3 * 4 = 12", "3", 0),  # what comes after the last sign of a result
+        ("k = 5\nThe value is 7", "5", 0),  # equations count in the last sentence only
+        ("so 3, so 5, so 9", "9", 1),
         ("-3.5e2", "-350", 1),
         ("The first is 5. So the result is 7", "7", 1),
         ("It has 9 parts, so the result is 7", "9", 0),  # nine is not what is stated as the result
@@ -297,14 +303,14 @@ def test_what_a_reply_says(reply, expected):
 
 
 def test_the_summary_of_pope():
-    replies = ["yes", "yes", "yes", "no", "no", "a dog"]
-    answers = ["yes", "yes", "no", "yes", "no", "yes"]
+    replies = ["yes", "yes", "yes", "yes", "no", "no", "a dog"]
+    answers = ["yes", "yes", "yes", "no", "yes", "no", "yes"]
     summary = yes_no_summary(replies, answers)
-    assert summary.accuracy == pytest.approx(3 / 6)
-    assert summary.precision == pytest.approx(2 / 3)
-    assert summary.recall == pytest.approx(2 / 4)
-    assert summary.f1 == pytest.approx(2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2))
-    assert summary.yes_ratio == pytest.approx(3 / 6)
+    assert summary.accuracy == pytest.approx(4 / 7)
+    assert summary.precision == pytest.approx(3 / 4)
+    assert summary.recall == pytest.approx(3 / 5)
+    assert summary.f1 == pytest.approx(2 * (3 / 4) * (3 / 5) / (3 / 4 + 3 / 5))
+    assert summary.yes_ratio == pytest.approx(4 / 7)
     assert summary.unreadable == 1
 
 
@@ -367,6 +373,7 @@ def test_the_letter_of_an_option_is_right_whatever_the_options_say(choices, data
 def test_the_answer_may_be_a_letter_or_the_text_of_an_option():
     assert make_reference("multiple_choice", ["b"], ["cat", "dog"]).answers == ("B",)
     assert make_reference("mmmu", [" Dog "], ["cat", "dog"]).answers == ("B",)
+    assert make_reference("multiple_choice", ["z"], [str(n) for n in range(26)]).answers == ("Z",)
     assert make_reference("mmmu", ["7", "seven"]).answers == ("7", "seven")
     assert make_reference("vqa", ["dog"], ["cat", "dog"]) == Reference(
         answers=("dog",), choices=("cat", "dog")

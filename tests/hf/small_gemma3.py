@@ -17,6 +17,7 @@ from hf.checkpoints import (
 
 TILE, PATCH = 28, 7
 TILE_TOKENS = 4
+LEAST_SIDE = 16  # of a crop, in pixels
 LAYERS = ("sliding_attention", "sliding_attention", "full_attention")
 
 
@@ -64,7 +65,9 @@ def build(directory: Path, **text: Any) -> None:
         directory,
         model=random_weights(Gemma3ForConditionalGeneration, config),
         tokenizer=tokenizer,
-        image_processor=Gemma3ImageProcessorPil(size={"height": TILE, "width": TILE}),
+        image_processor=Gemma3ImageProcessorPil(
+            size={"height": TILE, "width": TILE}, pan_and_scan_min_crop_size=LEAST_SIDE
+        ),
         processor={"processor_class": "Gemma3Processor", "image_seq_length": TILE_TOKENS},
         template=chat_template("<start_of_image>"),
     )

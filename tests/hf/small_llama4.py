@@ -1,5 +1,6 @@
 """Llama 4, small: up to four 28-pixel tiles of four tokens, then the whole image; every expert always runs."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Llama4Config, Llama4ForConditionalGeneration
+from transformers import AutoTokenizer, Llama4Config, Llama4ForConditionalGeneration, Llama4Processor
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
@@ -132,4 +133,19 @@ def build(directory: Path, **text: Any) -> None:
         tokenizer=tokenizer,
         processor={"processor_class": "Llama4Processor", "patch_size": PATCH, "pixel_shuffle_ratio": 0.5},
         template=chat_template("<|image|>"),
+    )
+    size = {"height": TILE, "width": TILE}
+    images = {"image_processor_type": "Llama4ImageProcessor", "size": size, "max_patches": MAX_TILES}
+    (directory / "preprocessor_config.json").write_text(json.dumps(images))
+
+
+def processor(directory: Path) -> Any:
+    """The real processor of the checkpoint over the image processor that stands in."""
+    template = (directory / "chat_template.jinja").read_text()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    return Llama4Processor(
+        image_processor=PilLlama4ImageProcessor(),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        chat_template=template,
     )

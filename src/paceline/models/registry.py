@@ -42,6 +42,8 @@ def load_model(
 
     kind = parse_dtype(dtype)
     if model_type(directory) not in OWN:
+        if overlap_copies:
+            raise ModelError(f"overlap_copies: got True for {label}, which has none; leave it out")
         return load_transformers(directory, name=label, device=device, dtype=kind, device_map=device_map)
     from paceline.models.molmoe.elastic import load_elastic
 

@@ -43,10 +43,12 @@ def draw(places: Mapping[str, Sequence[int]], split: str, count: int, seed: int,
         raise TaskError(f"split: got {split!r}, expected one of {list(SHARES)}")
     there = places.get(split, ())
     if count > len(there):
-        sizes = ", ".join(f"{len(places.get(other, ()))} {other}" for other in SHARES)
+        sizes = {other: len(places.get(other, ())) for other in SHARES}
+        shown = ", ".join(f"{size} {other}" for other, size in sizes.items())
+        most = min(int(size / SHARES[other] + 1e-9) for other, size in sizes.items())
         raise TaskError(
-            f"task {name}: split {split} has {len(there)} samples, {count} were asked for; there are {sizes}. Ask for "
-            "fewer samples"
+            f"task {name}: split {split} has {len(there)} samples, {count} were asked for; there are {shown}, enough "
+            f"for sweeps of {most} samples"
         )
     order = np.random.default_rng([seed, list(SHARES).index(split)]).permutation(len(there))
     return [there[index] for index in order[:count]]

@@ -161,7 +161,7 @@ def read_options(folder: Path) -> FolderOptions:
         return FolderOptions(**default)
     try:
         value = json.loads(_text_of(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise TaskError(f"{path}: not JSON ({error})") from error
     known = list(FolderOptions.__dataclass_fields__)
     if not isinstance(value, dict) or not set(value) <= set(known):

@@ -33,9 +33,11 @@ def parse_line(text: str, number: int) -> Line:
         TaskError: broken JSON, unknown or missing keys, or values of the wrong type.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise TaskError(f"not JSON ({error.msg}, column {error.colno})") from error
+    except ValueError as error:  # a whole number of thousands of digits
+        raise TaskError(f"not JSON of a question ({error})") from error
     except RecursionError as error:
         raise TaskError("not JSON of a question (nested too deeply)") from error
     if not isinstance(value, dict):
@@ -67,7 +69,7 @@ def _text(value: dict[str, Any], key: str) -> str:
         raise TaskError(f"{key} is missing")
     if not isinstance(value[key], str) or not value[key].strip():
         raise TaskError(f"{key}: got {value[key]!r}, expected a text")
-    return value[key]
+    return _storable(key, value[key])
 
 
 def _texts(value: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -82,4 +84,16 @@ def _answer(key: str, value: Any) -> str:
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise TaskError(f"{key}: got {value!r}, expected a text or a number")
-    return value
+    return _storable(key, value)
+
+
+def _storable(key: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TaskError(f"{key}: got {text!r}, which has half a character ({error.reason})") from error
+    return text
+
+
+def _refuse_constant(name: str) -> None:
+    raise TaskError(f"not JSON ({name} is no number there)")

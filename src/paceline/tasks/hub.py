@@ -42,7 +42,7 @@ class HubQuestions:
         self.max_new_tokens = spec.max_new_tokens
         self._origin = "hub" if place is None else "local copy"
         dataset = open_dataset(spec, place)
-        self._revision = revision_of(dataset)
+        self._revision = revision_of(dataset, place)
         self._texts = dataset.select_columns(list(spec.columns))
         self._images = _undecoded(dataset.select_columns(list(spec.images)), spec)
         self._skipped: Counter[str] = Counter()

@@ -60,13 +60,14 @@ def open_dataset(spec: HubSpec, place: Path | None) -> "Dataset":
     return found
 
 
-def revision_of(dataset: "Dataset") -> str | None:
-    """The commit of the hub repository that a data set was fetched from, or None."""
-    for source in dataset.info.download_checksums or {}:
-        found = re.search(r"@([0-9a-f]{40})/", source)
-        if found:
-            return found[1]
-    return None
+def revision_of(dataset: "Dataset", place: Path | None) -> str | None:
+    """The commit of the hub repository that a data set is of, or None where nothing tells.
+
+    The hub's caches, of repositories and of data sets made from them, name a folder after it.
+    """
+    paths = [str(place.resolve())] if place else [file["filename"] for file in dataset.cache_files]
+    found = [commit for path in paths for commit in re.findall(r"(?<![^/])[0-9a-f]{40}(?![^/])", path)]
+    return found[-1] if found else None
 
 
 def _open_folder(datasets: Any, spec: HubSpec, place: Path) -> "Dataset":

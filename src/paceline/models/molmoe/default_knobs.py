@@ -1,6 +1,7 @@
 """What can be turned on a MolmoE that brings no knobs.json, and where it stands without a request's word."""
 
 from paceline.knobs import SEED_SPACE, Configuration, Knob, KnobSpace
+from paceline.models.facts import KnobFacts, ModelFacts
 from paceline.models.molmoe.options import MolmoEOptions
 
 MAX_CROPS, TOP_K, BLOCKS = "max_crops", "top_k", "num_active_blocks"
@@ -11,6 +12,24 @@ def limits(options: MolmoEOptions) -> dict[str, int]:
     return {MAX_CROPS: options.max_crops, TOP_K: options.num_experts, BLOCKS: options.num_blocks}
 
 
+def facts(options: MolmoEOptions) -> ModelFacts:
+    """Units and ranges by the model's sizes, and what holds of the architecture."""
+    units = {MAX_CROPS: "crops", TOP_K: "experts per token", BLOCKS: "blocks"}
+    return ModelFacts(
+        family="MolmoE",
+        knobs=tuple(
+            KnobFacts(name=name, unit=units[name], least=1, most=most)
+            for name, most in limits(options).items()
+        ),
+        always_kept=(0,),
+        overview="the first crop, of the whole image; exactly reused at every option",
+        routing=(
+            "a softmax over all experts that is not renormalised: fewer experts also weigh less than the model was "
+            "trained with"
+        ),
+    )
+
+
 def own(options: MolmoEOptions) -> dict[str, int]:
     """What the model was trained with."""
     return {MAX_CROPS: options.max_crops, TOP_K: options.top_k, BLOCKS: options.num_blocks}
@@ -19,9 +38,10 @@ def own(options: MolmoEOptions) -> dict[str, int]:
 def default_knobs(options: MolmoEOptions) -> KnobSpace:
     """The default knob space where the model is large enough for it, or else one of its kind in the model's sizes.
 
-    >>> from paceline.models.molmoe.options import MOLMOE_1B
-    >>> default_knobs(MOLMOE_1B) == SEED_SPACE
-    True
+        >>> from paceline.models.facts import KnobFacts, ModelFacts
+    from paceline.models.molmoe.options import MOLMOE_1B
+        >>> default_knobs(MOLMOE_1B) == SEED_SPACE
+        True
     """
     most = limits(options)
     if all(max(map(int, knob.options)) <= most[knob.name] for knob in SEED_SPACE.knobs):
@@ -41,9 +61,10 @@ def default_knobs(options: MolmoEOptions) -> KnobSpace:
 def default_configuration(knobs: KnobSpace, options: MolmoEOptions) -> Configuration:
     """Every knob at what the model was trained with, or at the next option below it.
 
-    >>> from paceline.models.molmoe.options import MOLMOE_1B
-    >>> default_configuration(SEED_SPACE, MOLMOE_1B)
-    {'max_crops': 12, 'top_k': 8, 'num_active_blocks': 16}
+        >>> from paceline.models.facts import KnobFacts, ModelFacts
+    from paceline.models.molmoe.options import MOLMOE_1B
+        >>> default_configuration(SEED_SPACE, MOLMOE_1B)
+        {'max_crops': 12, 'top_k': 8, 'num_active_blocks': 16}
     """
     found: Configuration = {}
     for knob in knobs.knobs:

@@ -11,10 +11,18 @@ from torch import Tensor
 from paceline.errors import KnobError, ModelError
 from paceline.knobs import SEED_SPACE, Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
+from paceline.models.facts import ModelFacts
 from paceline.models.molmoe.ablation import measure_blocks
 from paceline.models.molmoe.checkpoint import fingerprint, load_knobs, load_model, load_ranking
 from paceline.models.molmoe.copies import CopyStream
-from paceline.models.molmoe.default_knobs import BLOCKS, MAX_CROPS, TOP_K, default_configuration, limits
+from paceline.models.molmoe.default_knobs import (
+    BLOCKS,
+    MAX_CROPS,
+    TOP_K,
+    default_configuration,
+    facts,
+    limits,
+)
 from paceline.models.molmoe.generation import GenerationOptions
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.model import MolmoE
@@ -88,6 +96,10 @@ class ElasticMolmoE:
             "device": str(self.model.device),
             "block_ranking": list(self.block_ranking),
         }
+
+    def facts(self) -> ModelFacts:
+        """Units and ranges of the knobs, what always runs, where the overview sits."""
+        return facts(self.model.options)
 
     @property
     def projector(self) -> Tensor:

@@ -1,6 +1,7 @@
 """A Hugging Face vision-language model as an elastic model: image, experts per token and blocks, turned per request."""
 
 import copy
+import importlib.metadata
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from paceline.errors import PromptError
 from paceline.images import image_array
 from paceline.knobs import Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
+from paceline.models.facts import ModelFacts
 from paceline.models.overview_features import feature_sets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
+from paceline.models.transformers.checking import check_prompt
 from paceline.models.transformers.generation import FirstToken, end_tokens, greedy, streamed
 from paceline.models.transformers.importance import measure_blocks
 from paceline.models.transformers.instrumented import Instrumented
@@ -28,6 +31,7 @@ from paceline.models.transformers.spaces import (
     default_space,
     natural_ranking,
 )
+from paceline.models.transformers.telling import facts_of
 from paceline.models.transformers.tower import TowerMemory, remembering
 
 BATCH = 16  # requests per left-padded batch
@@ -81,8 +85,10 @@ class ElasticTransformers:
 
     @property
     def default_configuration(self) -> Configuration:
-        """Every knob at its most expensive option."""
-        return self._knobs.full
+        """Every knob at its most expensive option, the image as the processor would have it by itself."""
+        name, option = self.family.image_knob, self.family.default_option(self.shared.processor)
+        offered = {option for knob in self._knobs.knobs if knob.name == name for option in knob.options}
+        return {**self._knobs.full, **({str(name): option} if option in offered else {})}
 
     def describe(self) -> dict[str, Any]:
         """JSON-able facts: name, revision, family, sizes, type and device."""
@@ -102,7 +108,12 @@ class ElasticTransformers:
             "block_ranking": list(self.block_ranking),
             "image_processor": type(self.shared.processor.image_processor).__name__,
             "ignored_tensors": len(checkpoint.ignored),
+            "transformers": importlib.metadata.version("transformers"),
         }
+
+    def facts(self) -> ModelFacts:
+        """Units and ranges of the knobs, what always runs, where the overview sits, which knobs there are not."""
+        return facts_of(self.family, self.shared.limits)
 
     @torch.inference_mode()
     def overview(self, image: Image.Image, prompt: str) -> Overview:
@@ -111,8 +122,7 @@ class ElasticTransformers:
         Raises ImageError and PromptError for what the model cannot read.
         """
         clock, shared, family = time.perf_counter(), self.shared, self.family
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise PromptError(f"prompt: got {prompt!r}, expected a question with at least one character")
+        check_prompt(shared.processor, prompt)
         picture = Image.fromarray(image_array(image))
         option = family.overview_option(shared.processor)
         text = family.prompt(shared.processor, prompt)

@@ -54,8 +54,13 @@ class Family:
     # The image
 
     def image_options(self, processor: Any) -> tuple[int, ...]:
-        """Options of the image knob from cheap to expensive; the last is the processor's own default."""
+        """Options of the image knob from cheap to expensive."""
         return ()
+
+    def default_option(self, processor: Any) -> int | None:
+        """The option that the processor takes by itself: the last, unless a family says otherwise."""
+        options = self.image_options(processor)
+        return options[-1] if options else None
 
     def image_range(self, processor: Any) -> tuple[int, int]:
         """Least and most that an option of the image knob may be."""
@@ -151,6 +156,10 @@ class Family:
     def experts(self, config: Any) -> int | None:
         """Experts of a routed layer; None: no routers."""
         return None
+
+    def most_top_k(self, config: Any) -> int | None:
+        """Experts that one token can reach: all, unless routing is limited to groups."""
+        return self.experts(config)
 
     def top_k_options(self, default: int) -> tuple[int, ...]:
         """Experts per token: quarters of the model's own number."""

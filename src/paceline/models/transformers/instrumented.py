@@ -66,6 +66,7 @@ class Instrumented:
             blocks=len(self.blocks),
             always_kept=family.always_kept(config),
             experts=family.experts(config) if numbers else None,
+            most_top_k=family.most_top_k(config) if numbers else None,
             top_k=numbers.pop() if numbers else None,
             image=image,
         )

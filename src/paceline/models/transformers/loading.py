@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paceline.errors import DependencyError, ModelError
+from paceline.models.transformers.checking import check_device, check_files
 from paceline.models.transformers.processors import load_processor
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ def load_checkpoint(
             f"model {name}: its weights are quantised ({method}), expected float32, bfloat16 or float16; take the "
             "checkpoint that is not quantised"
         )
+    check_files(directory, name)
+    if device_map is None:
+        check_device(device, name)
     wanted = dtype or ("float32" if device == "cpu" and device_map is None else "auto")
     try:
         with _quiet(transformers.utils.logging):
@@ -75,6 +79,8 @@ def load_checkpoint(
                 device_map=device_map,
                 output_loading_info=True,
                 local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # told below, by name and shape
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         text = " ".join(str(error).split())
@@ -114,6 +120,7 @@ def _quiet(logging: Any) -> Iterator[None]:
 
 
 def _config(directory: Path, name: str) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     path = directory / "config.json"
@@ -123,7 +130,7 @@ def _config(directory: Path, name: str) -> Any:
         )
     try:
         return AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(
             f"model {name}: its config.json is not one that transformers knows ({' '.join(str(error).split())[:300]})"
         ) from error

@@ -35,6 +35,7 @@ def load_transformers(
     Raises DependencyError without transformers, ModelError for files that do not make a vision-language model and for a
     family that nobody described and of which nothing could be proved, KnobError for knobs that the family lacks.
     """
+    from paceline.models.transformers.checking import check_reads_images
     from paceline.models.transformers.loading import load_checkpoint
 
     checkpoint = load_checkpoint(directory, name=name, device=device, dtype=dtype, device_map=device_map)
@@ -44,4 +45,6 @@ def load_transformers(
     from paceline.models.transformers.registry import family_of
 
     family = family_of(checkpoint.config) or generic_family(checkpoint)
-    return ElasticTransformers(Instrumented(checkpoint, family), knobs=knobs)
+    shared = Instrumented(checkpoint, family)
+    check_reads_images(shared, name)
+    return ElasticTransformers(shared, knobs=knobs)

@@ -1,12 +1,15 @@
 """A checkpoint's processor, for images only where the libraries for video are missing."""
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
 from paceline.errors import DependencyError, ModelError
 
 VIDEO = "video_processor"
+NEEDED = re.compile(r"requires the (\S+) library|Missing optional dependencies: ([\w, ]+)")
+"""How transformers says which library is missing."""
 
 
 def load_processor(directory: Path, name: str) -> Any:
@@ -32,16 +35,18 @@ def load_processor(directory: Path, name: str) -> Any:
         kind: Any = PROCESSOR_MAPPING[type(config)]
         with_video = VIDEO in kind.get_attributes()
     except ImportError as error:
-        raise DependencyError(f"model {name}: {_first_line(error)}; install what it names") from error
+        raise _needs(name, _needed(error) or _first_line(error)) from error
     try:
         if with_video and importlib.util.find_spec("torchvision") is None:
             processor = _images_only(kind).from_pretrained(directory)
         else:
             processor = AutoProcessor.from_pretrained(directory)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        if library := _needed(error):
+            raise _needs(name, library) from error
         raise ModelError(
-            f"model {name}: its processor cannot be loaded ({_first_line(error)}); expected preprocessor_config.json, "
-            "tokenizer.json and tokenizer_config.json beside the weights, as the hub has them"
+            f"model {name}: its processor cannot be loaded ({type(error).__name__}: {_first_line(error)}); expected "
+            "preprocessor_config.json, tokenizer.json and tokenizer_config.json beside the weights, as the hub has them"
         ) from error
     missing = [part for part in ("image_processor", "tokenizer") if getattr(processor, part, None) is None]
     if missing:
@@ -83,5 +88,17 @@ def _images_only(kind: Any) -> Any:
     return type(kind.__name__, (kind,), replaced)
 
 
+def _needed(error: Exception) -> str | None:
+    found = NEEDED.search(str(error))
+    return found and (found.group(1) or found.group(2))
+
+
+def _needs(name: str, library: str) -> DependencyError:
+    return DependencyError(
+        f"model {name}: its processor needs {library}, which is not installed; install it beside the same version "
+        "of torch"
+    )
+
+
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

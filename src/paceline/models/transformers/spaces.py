@@ -20,6 +20,7 @@ class Limits:
     blocks: int
     always_kept: tuple[int, ...]
     experts: int | None  # of a routed layer; None: no routers
+    most_top_k: int | None  # of them that one token can reach
     top_k: int | None  # experts per token unless a request says otherwise
     image: tuple[str, int, int] | None  # image knob, its least and its most
 

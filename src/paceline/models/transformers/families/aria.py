@@ -30,6 +30,9 @@ class Aria(Family):
     def image_options(self, processor: Any) -> tuple[int, ...]:
         return (SMALL**2, *(views * LARGE**2 for views in (1, 2, MOST_VIEWS)))
 
+    def default_option(self, processor: Any) -> int:
+        return LARGE**2
+
     def image_kwargs(self, processor: Any, option: int | None) -> dict[str, Any]:
         views = 1 if option is None else option // LARGE**2
         side = SMALL if views == 0 else LARGE

@@ -31,6 +31,9 @@ class Gemma3(Family):
     def image_options(self, processor: Any) -> tuple[int, ...]:
         return tuple(range(1, self._most(processor) + 1))
 
+    def default_option(self, processor: Any) -> int:
+        return 1
+
     def image_kwargs(self, processor: Any, option: int | None) -> dict[str, Any]:
         if option is None or option == 1:  # one crop of everything would be the image twice
             return {"do_pan_and_scan": False}

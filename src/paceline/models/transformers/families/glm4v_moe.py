@@ -23,10 +23,13 @@ class Glm4VMoe(Glm4V):
     def experts(self, config: Any) -> int:
         return config.get_text_config().n_routed_experts
 
+    def most_top_k(self, config: Any) -> int:
+        text = config.get_text_config()
+        return text.n_routed_experts // text.n_group * text.topk_group
+
     def check_top_k(self, config: Any, knob: Knob) -> None:
         """Refuse more experts than a token's best groups have."""
-        text = config.get_text_config()
-        reachable = text.n_routed_experts // text.n_group * text.topk_group
+        text, reachable = config.get_text_config(), self.most_top_k(config)
         beyond = [option for option in knob.options if int(option) > reachable]
         if beyond:
             raise KnobError(

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+from PIL import Image
 from torch import nn
 
+from paceline.errors import ImageError
 from paceline.models.transformers.family import Family, ImageCount
+
+MOST_EXTREME = 200  # the processors' own limit of one side to the other
 
 
 class Qwen25VL(Family):
@@ -14,7 +18,9 @@ class Qwen25VL(Family):
     model_types = ("qwen2_5_vl",)
     image_knob = "max_pixels"
     image_unit = "pixels"
-    overview_note = "the image at the cheapest option; reused there, seen anew at every other"
+    overview_note = (
+        "the image at the cheapest option; reused where the same pixels come again, else seen anew"
+    )
 
     def image_options(self, processor: Any) -> tuple[int, ...]:
         """Fractions of the processor's most pixels in whole merged patches, a 32nd or its fewest first."""
@@ -29,6 +35,15 @@ class Qwen25VL(Family):
     def image_kwargs(self, processor: Any, option: int | None) -> dict[str, Any]:
         least, most = pixel_limits(processor)
         return {"size": {"shortest_edge": least, "longest_edge": most if option is None else option}}
+
+    def prepare(self, processor: Any, image: Image.Image, option: int | None) -> Image.Image:
+        """The image as it is; ImageError for a strip that the processor refuses."""
+        if max(image.size) > MOST_EXTREME * min(image.size):
+            raise ImageError(
+                f"image: {image.width} x {image.height} pixels, expected one side at most {MOST_EXTREME} times the "
+                "other; crop it first"
+            )
+        return image
 
     def count(self, processor: Any, size: tuple[int, int], option: int | None) -> ImageCount:
         limits = self.image_kwargs(processor, option)["size"]
