@@ -25,7 +25,7 @@ def load_processor(directory: Path, name: str) -> Any:
     from transformers import AutoConfig, AutoProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    config = AutoConfig.from_pretrained(directory)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     if type(config) not in PROCESSOR_MAPPING:
         raise ModelError(
             f"model {name}: transformers knows no processor for {type(config).__name__}, expected "
@@ -38,9 +38,9 @@ def load_processor(directory: Path, name: str) -> Any:
         raise _needs(name, _needed(error) or _first_line(error)) from error
     try:
         if with_video and importlib.util.find_spec("torchvision") is None:
-            processor = _images_only(kind).from_pretrained(directory)
+            processor = _images_only(kind).from_pretrained(directory, trust_remote_code=False)
         else:
-            processor = AutoProcessor.from_pretrained(directory)
+            processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         if library := _needed(error):
             raise _needs(name, library) from error
@@ -74,7 +74,7 @@ def _images_only(kind: Any) -> Any:
         parts = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
         options = {"image_processor": {"backend": "pil"}}
         return [
-            parts[attribute].from_pretrained(path, **options.get(attribute, {}))
+            parts[attribute].from_pretrained(path, trust_remote_code=False, **options.get(attribute, {}))
             if attribute in parts
             else None
             for attribute in cls.get_attributes()
