@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf import small_llava
+from hf import exactness, small_llava
 from hf.checkpoints import picture
 from paceline.errors import KnobError, ModelError
 from paceline.knobs import Knob, KnobSpace
@@ -231,6 +231,13 @@ def test_a_class_that_takes_no_image_features_is_refused(
         ModelError, match="LlavaForConditionalGeneration lacks a forward that takes mm_encoder_outputs"
     ):
         open_small("llava", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llava_experts", "qwen2_vl"])
+def test_threads_and_streams_are_what_they_are_alone(
+    models: dict[str, ElasticTransformers], name: str
+) -> None:
+    exactness.check_threads(exactness.Small(name, Path(), models[name]))
 
 
 @pytest.mark.parametrize("name", NAMES)
