@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import moe_speed
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = [
@@ -94,3 +96,9 @@ def test_what_loading_costs():
         f"takes {measured['directory_bytes'] / 1e6:.2f} MB",
     ):
         assert told in page, told
+
+
+def test_the_speed_of_experts():
+    measured = json.loads((RESULTS / "moe_speed.json").read_text())
+    page = (ROOT / "docs" / "molmoe_1b.md").read_text()
+    assert "\n".join(moe_speed.table(measured)) in page

@@ -322,7 +322,12 @@ def test_files_that_are_missing_or_damaged_are_named(tmp_path, damage, message):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
 def test_loading_needs_the_model_s_memory_and_no_second_copy(tmp_path):
-    config = {"d_model": 256, "mlp_hidden_size": 512, "moe_num_experts": 48, "n_layers": 4}
+    config = {
+        "d_model": 512,
+        "mlp_hidden_size": 1024,
+        "moe_num_experts": 6,
+        "n_layers": 12,
+    }  # large enough to pack
     directory = write_public(tmp_path / "model", config=config, files=2)
     program = f"""
 import threading, time
@@ -343,6 +348,7 @@ model = load_model({str(directory)!r})
 done.set()
 watcher.join()
 size = sum(item.numel() * item.element_size() for item in model.model.state_dict().values())
+assert all(block.moe.packed is not None for block in model.model.decoder.blocks)
 print(size, max(seen) - before)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -89,6 +89,14 @@ def test_workload_is_counted_as_the_processor_makes_it(
     assert full.workload.vision_tokens == (16 if name != "qwen2_vl" else full.workload.prompt_tokens - 14)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_are_ranked_by_known_answers(models: dict[str, ElasticTransformers], name: str) -> None:
+    model = models[name]
+    ranking = model.block_importance([model.overview(picture(40, 40), "How many?")], ["three"]).ranking
+    assert ranking[0] == 0
+    assert sorted(ranking) == list(range(6))
+
+
 def test_what_was_seen_for_the_overview_is_not_seen_again(models: dict[str, ElasticTransformers]) -> None:
     model = models["llava"]
     tower = model.family.tower(model.shared.model)

@@ -26,7 +26,7 @@ def test_a_family_with_experts(tmp_path: Path) -> None:
         "",
         "family: Qwen3-VL-MoE",
         "always runs: blocks 0, 1",
-        "overview: the image at the cheapest option; reused there, seen anew at every other",
+        "overview: the image at the cheapest option; reused where the same pixels come again, else seen anew",
         "routing: weights of the selected experts are renormalised: their sum is 1 at every top_k",
     ]
     found = run_json("knobs", directory)

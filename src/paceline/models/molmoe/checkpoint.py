@@ -24,6 +24,7 @@ from paceline.models.molmoe.placement import DeviceMap, Route, devices, part_of,
 from paceline.models.molmoe.public_config import is_public, read_options
 from paceline.models.molmoe.public_tokenizer import read_tokenizer
 from paceline.models.molmoe.public_weights import PublicWeights, weights_fingerprint
+from paceline.models.molmoe.static_decode import StaticDecoding
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
 
 WEIGHTS, OPTIONS, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
@@ -39,7 +40,15 @@ def save_model(
     block_ranking: Sequence[int] | None = None,
     knobs: KnobSpace | None = None,
 ) -> None:
-    """Write a model directory; weights are stored as `dtype`."""
+    """Write a model directory; weights are stored as `dtype`.
+
+    Raises ModelError for a model whose experts are packed for this processor: their order is of no use elsewhere.
+    """
+    if any(item.is_meta for item in model.state_dict().values()):
+        raise ModelError(
+            f"{directory}: the model's experts are packed for this processor, expected plain weights; save the "
+            "model before it is packed, or copy the directory it was loaded from"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     model.options.save(directory / OPTIONS)
     model.tokenizer.save(directory / TOKENIZER)
@@ -143,8 +152,14 @@ def _sizes(model: MolmoE, dtype: torch.dtype) -> dict[str, int]:
 
 def _filled(model: MolmoE, weights: dict[str, Tensor], where: dict[str, torch.device]) -> MolmoE:
     model.load_state_dict(weights, assign=True)
+    weights.clear()  # what packing gives up is then free, block by block
     model.decoder.route = Route.of(where)
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    for block in model.decoder.blocks:
+        block.get_submodule("moe").pack()  # pyright: ignore[reportCallIssue]
+    if model.device.type == "cuda" and model.decoder.route is None:
+        model.static = StaticDecoding(model)
+    return model
 
 
 def load_ranking(directory: Path) -> list[int] | None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.options import MolmoEOptions
+from paceline.models.molmoe.packed import PackedExperts, can_pack
 from paceline.models.molmoe.placement import Route
 
 SMALL_WEIGHTS = 1 << 19  # so many weights stay in a core's cache: copying or reading all of them is cheap
@@ -70,7 +71,7 @@ class KeyValueCache:
     """Keys and values per block, (batch, heads, time, head_dim); blocks that are skipped hold nothing."""
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity  # positions, the prompt's and all new ones
+        self.capacity = capacity  # positions, the prompt's and all new ones
         self._blocks: dict[int, tuple[Tensor, Tensor, int]] = {}
 
     def extend(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +80,7 @@ class KeyValueCache:
             all_keys, all_values, length = self._blocks[block]
         else:
             batch, heads, _, head_dim = keys.shape
-            all_keys, all_values = keys.new_empty(2, batch, heads, self._capacity, head_dim).unbind(0)
+            all_keys, all_values = keys.new_empty(2, batch, heads, self.capacity, head_dim).unbind(0)
             length = 0
         end = length + keys.shape[2]
         all_keys[:, :, length:end] = keys
@@ -87,9 +88,19 @@ class KeyValueCache:
         self._blocks[block] = (all_keys, all_values, end)
         return all_keys[:, :, :end], all_values[:, :, :end]
 
+    def read(self, block: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a block so far."""
+        keys, values, length = self._blocks[block]
+        return keys[:, :, :length], values[:, :, :length]
+
+    @property
+    def length(self) -> int:
+        """Positions so far."""
+        return next(iter(self._blocks.values()))[2] if self._blocks else 0
+
     def repeat(self, rows: Int[Tensor, " requests"]) -> "KeyValueCache":
         """A cache whose n-th row is this one's row `rows[n]`: requests that share what has been read so far."""
-        repeated = KeyValueCache(self._capacity)
+        repeated = KeyValueCache(self.capacity)
         repeated._blocks = {
             block: (keys[rows.to(keys.device)], values[rows.to(keys.device)], length)
             for block, (keys, values, length) in self._blocks.items()
@@ -147,6 +158,18 @@ class MixtureOfExperts(nn.Module):
         self.router = nn.Linear(width, experts, bias=False)
         self.gate_up = nn.Parameter(torch.empty(experts, 2 * hidden, width))
         self.down = nn.Parameter(torch.empty(experts, hidden, width))
+        self.small = 3 * self.down.numel() <= SMALL_WEIGHTS
+        self.packed: PackedExperts | None = None
+
+    def pack(self) -> bool:
+        """Put the experts' weights into the processor's order where that pays; the stacked ones are then given up."""
+        if not (can_pack(self.gate_up) and can_pack(self.down.mT)):
+            return False
+        self.packed = PackedExperts.of(self.gate_up, self.down)
+        # Their shapes stay, for whoever counts parameters.
+        self.gate_up = nn.Parameter(self.gate_up.to("meta"), requires_grad=False)
+        self.down = nn.Parameter(self.down.to("meta"), requires_grad=False)
+        return True
 
     def route(self, x: Float[Tensor, "tokens width"], top_k: int) -> tuple[Tensor, Tensor]:
         """Weights in x's type and expert ids, both (tokens, top_k)."""
@@ -162,11 +185,15 @@ class MixtureOfExperts(nn.Module):
         weights, experts = self.route(flat, state.top_k or self.top_k)
         if self.training:
             return self._dense(flat, weights, experts).view_as(x)
-        if state.every_expert or self.down[0, :, :1].numel() * x.element_size() % ALIGNMENT:
+        if self.packed is not None:
+            method = self.packed.mix
+        elif len(flat) == 1 and flat.is_cuda and not self.small:
+            method = self._grouped_single
+        elif (state.every_expert and self.small) or self.down.shape[1] * x.element_size() % ALIGNMENT:
             method = self._dense
         elif len(flat) == 1 and 3 * experts.shape[1] * self.down[0].numel() <= SMALL_WEIGHTS:
             method = self._single
-        elif experts.numel() < PIECE * len(self.down) and 3 * self.down.numel() <= SMALL_WEIGHTS:
+        elif experts.numel() < PIECE * len(self.down) and self.small:
             method = self._pieces
         else:
             method = self._grouped
@@ -184,11 +211,24 @@ class MixtureOfExperts(nn.Module):
         hidden = functional.silu(gate) * up * weights.T
         return hidden.view(1, -1) @ self.down.index_select(0, chosen).view(-1, width)
 
+    def _grouped_single(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """One token on a device: its experts' weights are read where they lie, in few kernels and without waiting."""
+        chosen, order = experts[0].sort()
+        every = torch.arange(len(self.down), device=x.device)
+        ends = torch.searchsorted(chosen, every, right=True, out_int32=True)
+        rows = x.repeat(len(chosen), 1)
+        gate, up = functional.grouped_mm(rows, self.gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
+        hidden = functional.silu(gate) * up * weights[0].index_select(0, order)[:, None]
+        return functional.grouped_mm(hidden, self.down, offs=ends).sum(dim=0, keepdim=True)
+
     def _grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Tokens sorted by expert, one grouped matrix product per layer of the experts."""
         top_k = experts.shape[1]
-        order = experts.flatten().argsort()
-        ends = torch.bincount(experts.flatten(), minlength=self.router.out_features).cumsum(0).int()
+        chosen, order = experts.flatten().sort()
+        every = torch.arange(len(self.down), device=x.device)
+        ends = torch.searchsorted(
+            chosen, every, right=True, out_int32=True
+        )  # counted without waiting for the device
         rows = x.index_select(0, order // top_k)
         gate, up = functional.grouped_mm(rows, self.gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
         found = functional.grouped_mm(functional.silu(gate) * up, self.down, offs=ends)

@@ -24,6 +24,7 @@ from paceline.models.molmoe.generation import (
 )
 from paceline.models.molmoe.knob_state import KnobState
 from paceline.models.molmoe.options import MolmoEOptions
+from paceline.models.molmoe.static_decode import StaticDecoding
 from paceline.models.molmoe.together import answer_together
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
 from paceline.models.molmoe.vision import VisionTower
@@ -66,6 +67,7 @@ class MolmoE(nn.Module):
         self.tokenizer = tokenizer
         self.vision = VisionTower(options)
         self.decoder = Decoder(options)
+        self.static: StaticDecoding | None = None  # steps of fixed shapes, where a device replays them
 
     @property
     def device(self) -> torch.device:
@@ -224,16 +226,22 @@ class MolmoE(nn.Module):
             hidden = self.decoder(embedded, positions, cache=cache, last_only=True)
             token = choose(self.decoder.logits(hidden[0, -1]))
             clock.mark("prefill")
-        for step in range(length, length + options.max_new_tokens):
-            yield token
-            if token == self.tokenizer.end_of_text or step + 1 == length + options.max_new_tokens:
-                return
-            with _inside(knobs):
-                position = torch.tensor([[step]], device=self.device)
-                hidden = self.decoder(
-                    self.decoder.embed(torch.tensor([[token]], device=self.device)), position, cache=cache
-                )
-                token = choose(self.decoder.logits(hidden[0, -1]))
+            static = None if self.static is None else self.static.begin(knobs, cache)
+        try:
+            for place in range(length, length + options.max_new_tokens):
+                yield token
+                if token == self.tokenizer.end_of_text or place + 1 == length + options.max_new_tokens:
+                    return
+                with _inside(knobs):
+                    if static is not None:
+                        token = choose(static(token, place))
+                        continue
+                    row = self.decoder.embed(torch.tensor([[token]], device=self.device))
+                    hidden = self.decoder(row, torch.tensor([[place]], device=self.device), cache=cache)
+                    token = choose(self.decoder.logits(hidden[0, -1]))
+        finally:
+            if static is not None and self.static is not None:
+                self.static.end()
 
     def generate(
         self, overview: Overview, max_crops: int, knobs: KnobState, options: GenerationOptions

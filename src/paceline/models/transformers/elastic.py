@@ -1,6 +1,7 @@
 """A Hugging Face vision-language model as an elastic model: image, experts per token and blocks, turned per request."""
 
 import copy
+import importlib.metadata
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class ElasticTransformers:
             "block_ranking": list(self.block_ranking),
             "image_processor": type(self.shared.processor.image_processor).__name__,
             "ignored_tensors": len(checkpoint.ignored),
+            "transformers": importlib.metadata.version("transformers"),
         }
 
     def facts(self) -> ModelFacts:

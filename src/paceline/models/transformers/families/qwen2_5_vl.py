@@ -18,7 +18,9 @@ class Qwen25VL(Family):
     model_types = ("qwen2_5_vl",)
     image_knob = "max_pixels"
     image_unit = "pixels"
-    overview_note = "the image at the cheapest option; reused there, seen anew at every other"
+    overview_note = (
+        "the image at the cheapest option; reused where the same pixels come again, else seen anew"
+    )
 
     def image_options(self, processor: Any) -> tuple[int, ...]:
         """Fractions of the processor's most pixels in whole merged patches, a 32nd or its fewest first."""
