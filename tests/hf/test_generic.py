@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf import small_llava
+from hf import exactness, small_llava
 from hf.checkpoints import picture
 from paceline.errors import KnobError, ModelError
 from paceline.knobs import Knob, KnobSpace
@@ -87,6 +87,14 @@ def test_workload_is_counted_as_the_processor_makes_it(
     assert full.workload == model.workload(overview, model.knobs.full)
     assert full.workload.tiles == 1
     assert full.workload.vision_tokens == (16 if name != "qwen2_vl" else full.workload.prompt_tokens - 14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_are_ranked_by_known_answers(models: dict[str, ElasticTransformers], name: str) -> None:
+    model = models[name]
+    ranking = model.block_importance([model.overview(picture(40, 40), "How many?")], ["three"]).ranking
+    assert ranking[0] == 0
+    assert sorted(ranking) == list(range(6))
 
 
 def test_what_was_seen_for_the_overview_is_not_seen_again(models: dict[str, ElasticTransformers]) -> None:
@@ -223,6 +231,13 @@ def test_a_class_that_takes_no_image_features_is_refused(
         ModelError, match="LlavaForConditionalGeneration lacks a forward that takes mm_encoder_outputs"
     ):
         open_small("llava", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llava_experts", "qwen2_vl"])
+def test_threads_and_streams_are_what_they_are_alone(
+    models: dict[str, ElasticTransformers], name: str
+) -> None:
+    exactness.check_threads(exactness.Small(name, Path(), models[name]))
 
 
 @pytest.mark.parametrize("name", NAMES)

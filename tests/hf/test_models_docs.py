@@ -3,6 +3,7 @@
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_the_example_runs(
 ) -> None:
     small_qwen2_5_vl.build(tmp_path)
     monkeypatch.setattr(paceline.models.registry, "fetch", lambda name, revision: tmp_path)
-    names = {"image": picture(90, 60)}
+    names: dict[str, Any] = {"image": picture(90, 60)}
     [example] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(example, names)
     answer = names["model"].generate(names["overview"], names["model"].default_configuration, 16)

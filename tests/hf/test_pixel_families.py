@@ -62,6 +62,18 @@ def test_workload_is_counted_as_the_processor_makes_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_an_option_limits_the_pixels_of_the_image(models: dict[str, ElasticTransformers], name: str) -> None:
+    model = models[name]
+    overview = model.overview(picture(200, 200), "How many?")
+    options = model.knobs.knobs[0].options
+    tokens = [
+        model.workload(overview, {**model.knobs.full, "max_pixels": option}).vision_tokens
+        for option in options
+    ]
+    assert tokens == [4, 9, 16, 36]  # the largest squares in 4, 9, 18 and 36 cells
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_last_option_is_the_processors_own_default(
     models: dict[str, ElasticTransformers], name: str
 ) -> None:

