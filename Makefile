@@ -26,9 +26,10 @@ test: $(INSTALLED)
 # Many hours on two cores, and every result file is written anew. main_job makes runs/main_job/outcomes, which learners,
 # generalisation, unseen_configurations, reward_slide, decision_overhead and the second ppo_speed judge; the others make
 # their own tables or need none. The decision_ ones time microseconds: leave the machine alone while they run.
+# gpu_molmoe needs a CUDA device: `python -m benchmarks.gpu_molmoe`.
 # real_tables needs data of others and is run by hand: `python -m benchmarks.real_tables DATA`, see its docstring for DATA.
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,onnx]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,hf,onnx]'
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.embedded_model
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.main_job
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.learners
@@ -44,6 +45,7 @@ bench: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_overhead
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.decision_memory
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.end_to_end
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.moe_speed
 
 # Hours on two cores; every stage goes on from its last checkpoint under runs/tiny.
 train-tiny: $(INSTALLED)

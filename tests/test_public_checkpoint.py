@@ -320,6 +320,27 @@ def test_files_that_are_missing_or_damaged_are_named(tmp_path, damage, message):
         load_model(directory)
 
 
+@pytest.mark.parametrize(
+    ("named", "start"),
+    [
+        ({"bos_token": "w1", "eos_token": "<|endoftext|>"}, "w1"),
+        ({"bos_token": {"content": "w1"}}, "w1"),
+        ({"bos_token": "<unk>", "eos_token": "w2"}, "w2"),  # number 0, which the public code takes for none
+        ({"bos_token": None, "eos_token": "<|endoftext|>"}, "<|endoftext|>"),
+        ({"bos_token": None, "eos_token": None}, "<|endoftext|>"),
+    ],
+)
+def test_what_requests_begin_with(tmp_path, named, start):
+    directory = write_public(tmp_path / "model")
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+    model = load_model(directory)
+    assert isinstance(model, ElasticMolmoE)
+    made = model.model.tokenizer
+    assert made.layout(6, (6, 6), ())[:2] == [made.tokenizer.token_to_id(start), made.image_start]
+    assert made.end_of_text == made.tokenizer.token_to_id("<|endoftext|>")
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
 def test_loading_needs_the_model_s_memory_and_no_second_copy(tmp_path):
     config = {

@@ -41,7 +41,7 @@ def build(directory: Path, **changes: Any) -> None:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "intermediate_size": 48,
-        "moe_intermediate_size": [16, 12],
+        "moe_intermediate_size": [16, 24],
         "moe_k": 4,
         "moe_num_experts": 8,
         "moe_num_shared_experts": 1,

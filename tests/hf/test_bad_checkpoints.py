@@ -202,6 +202,27 @@ def test_code_of_a_checkpoint_is_never_run(
     assert not (copy / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (
+            "{% for m in messages %}<|image_pad|>{{ m['content'][1]['text'] }}!{% endfor %}",
+            "<|image_pad|>Why?!",
+        ),
+        ("{% for m in messages %}{{ m['content'] + 1 }}{% endfor %}", "<|image_pad|>\nWhy?"),
+        (None, "<|image_pad|>\nWhy?"),
+    ],
+)
+def test_the_template_of_the_tokenizer_serves_if_it_shows_images(
+    copy: Path, template: str | None, expected: str
+) -> None:
+    (copy / "chat_template.jinja").unlink()
+    change_json(copy, "tokenizer_config.json", chat_template=template)
+    model = load_model(copy)
+    assert isinstance(model, ElasticTransformers)
+    assert model.family.prompt(model.shared.processor, "Why?") == expected
+
+
 def test_a_processor_that_needs_torchvision(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     small_mistral3.build(tmp_path)

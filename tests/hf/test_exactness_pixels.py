@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from hf import exactness
+from hf.checkpoints import picture
 from hf.exactness import NEW_TOKENS, Small, open_small
+from paceline.models.registry import load_model
+from paceline.models.transformers.elastic import ElasticTransformers
 from paceline.models.transformers.knob_state import TurnedKnobs, turned
+from paceline.models.transformers.proofs import logits, with_top_k, without_blocks
 from paceline.models.transformers.tower import remembering
 
-NAMES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "ernie4_5_vl_moe")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "ernie4_5_vl_moe")
 DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe")  # features are added after blocks 0 and 1, which always run
 TOP_K = {
     "qwen3_vl_moe": "num_experts_per_tok",
@@ -37,6 +41,22 @@ def test_skipping_sliding_blocks_equals_a_model_without_them(tmp_path: Path) -> 
     sliding = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 3}
     opened = open_small("qwen2_5_vl", tmp_path, **sliding)
     exactness.check_depth(opened, (0, 1, 3, 5))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_knobs_are_exact_in_bfloat16(small: GetSmall, name: str) -> None:
+    model = load_model(small(name).directory, dtype="bfloat16")
+    assert isinstance(model, ElasticTransformers)
+    shared, overview = model.shared, model.overview(picture(90, 60), "How many?")
+    inputs = shared.process_again([overview], small(name).image_options()[0])
+    kept = (0, 1, 3, 4)
+    with without_blocks(shared.model, kept), with_top_k(shared.routers, 2):
+        expected = logits(shared.model, inputs)
+    assert expected.dtype == torch.float32  # generation's own, of numbers that bfloat16 has
+    with turned(TurnedKnobs(top_k=2, kept_blocks=frozenset(kept))):
+        assert torch.equal(logits(shared.model, inputs), expected)
+    assert shared.model.dtype == torch.bfloat16
+    assert overview.image_features.dtype == "float32"
 
 
 @pytest.mark.parametrize("name", DEEPSTACK)

@@ -89,7 +89,9 @@ class Step:
         torch.cuda.current_stream(self._model.device).wait_stream(stream)
         expected = self.run().float()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(
+            graph, capture_error_mode="thread_local"
+        ):  # other threads go on using the device
             scores = self.run()
 
         def replay() -> Tensor:

@@ -136,7 +136,7 @@ class ElasticTransformers:
         tokens = shared.image_tokens(encoded)
         ids = torch.tensor(question_ids, device=shared.device)
         question = shared.model.get_input_embeddings()(ids)
-        counted = family.count(shared.processor, (picture.height, picture.width), option)
+        counted = shared.count((picture.height, picture.width), option)
         state = OverviewState(picture, text, memory, inputs["input_ids"].shape[1] - counted.layout_tokens)
         width = tokens.shape[1]
         values = to_host(pooled(tokens, question))
@@ -152,7 +152,7 @@ class ElasticTransformers:
     def workload(self, overview: Overview, configuration: Mapping[str, Option]) -> Workload:
         """Tiles and tokens that a configuration makes of this image and prompt."""
         option, _ = self._turned(configuration)
-        counted = self.family.count(self.shared.processor, overview.image_size, option)
+        counted = self.shared.count(overview.image_size, option)
         return Workload(
             tiles=counted.tiles,
             vision_tokens=counted.vision_tokens,

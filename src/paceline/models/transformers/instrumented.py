@@ -4,6 +4,7 @@ import inspect
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from paceline.errors import ModelError
 from paceline.models.protocol import Overview
-from paceline.models.transformers.family import Family
+from paceline.models.transformers.family import Family, ImageCount
 from paceline.models.transformers.instruments import (
     TOP_K,
     Instruments,
@@ -25,6 +26,7 @@ from paceline.models.transformers.loading import Checkpoint
 from paceline.models.transformers.spaces import Limits
 from paceline.models.transformers.tower import instrument_tower
 
+COUNTS_KEPT = 4096  # sizes and options whose tiles and tokens are remembered
 PIXELS = ("pixel_values", "pixel_attention_mask", "pixel_mask")
 """What the vision tower reads and nobody after it."""
 
@@ -46,6 +48,7 @@ class Instrumented:
         self.routers = find_routers(self.model.get_decoder())
         self.limits = self._limits()
         self.reserved = reserved_tokens(checkpoint)
+        self._counts = lru_cache(maxsize=COUNTS_KEPT)(partial(family.count, self.processor))
         self._lock = threading.Lock()  # tokenizers keep padding and truncation in themselves
         self._image_arguments = tuple(inspect.signature(self.model.base_model.get_image_features).parameters)
         self.instruments = Instruments()
@@ -75,6 +78,10 @@ class Instrumented:
             top_k=numbers.pop() if numbers else None,
             image=image,
         )
+
+    def count(self, size: tuple[int, int], option: int | None) -> ImageCount:
+        """Tiles and tokens of an image of (height, width) pixels; asked for every configuration of a request."""
+        return self._counts(size, option)
 
     @property
     def device(self) -> torch.device:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from paceline.errors import DependencyError, ModelError
+from paceline.models.transformers.registry import family_of
 
 VIDEO = "video_processor"
 NEEDED = re.compile(r"requires the (\S+) library|Missing optional dependencies: ([\w, ]+)")
@@ -16,7 +17,7 @@ def load_processor(directory: Path, name: str) -> Any:
     """The processor of a checkpoint.
 
     Without torchvision no video processor can be made; a processor that has one is then loaded without it, with the
-    image processor of the PIL backend, and reads images as before.
+    image processor of the PIL backend or one that the family brings, and reads images as before.
 
     Raises:
         DependencyError: a library that this processor cannot do without.
@@ -38,7 +39,10 @@ def load_processor(directory: Path, name: str) -> Any:
         raise _needs(name, _needed(error) or _first_line(error)) from error
     try:
         if with_video and importlib.util.find_spec("torchvision") is None:
-            processor = _images_only(kind).from_pretrained(directory, trust_remote_code=False)
+            family = family_of(config)
+            processor = _images_only(kind, family and family.image_processor_class()).from_pretrained(
+                directory, trust_remote_code=False
+            )
         else:
             processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
@@ -57,11 +61,29 @@ def load_processor(directory: Path, name: str) -> Any:
     processor.tokenizer.padding_side = "left"  # what generation continues from is the last token
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    if not getattr(processor, "chat_template", None) and _shows_images(processor):
+        processor.chat_template = processor.tokenizer.chat_template
     return processor
 
 
-def _images_only(kind: Any) -> Any:
-    """`kind` without its video processor; a class of the same name, for messages and templates."""
+def _shows_images(processor: Any) -> bool:
+    """Whether the tokenizer has a chat template of its own that knows where an image goes; older repositories do."""
+    token = getattr(processor, "image_token", None)
+    if not isinstance(token, str) or not processor.tokenizer.chat_template:
+        return False
+    content: Any = [{"type": "image"}, {"type": "text", "text": "?"}]
+    try:
+        text = processor.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except Exception:  # a template for text alone may fail in any way
+        return False
+    return token in text
+
+
+def _images_only(kind: Any, image_processor: Any = None) -> Any:
+    """`kind` without its video processor; a class of the same name, for messages and templates.
+
+    `image_processor`: the class of its image processor; None: that of transformers with the PIL backend.
+    """
 
     def check(self: Any, attribute: str, argument: Any) -> type:
         if attribute == VIDEO and argument is None:
@@ -71,10 +93,12 @@ def _images_only(kind: Any) -> Any:
     def arguments(cls: Any, path: Path, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
         from transformers import AutoImageProcessor, AutoTokenizer
 
-        parts = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
-        options = {"image_processor": {"backend": "pil"}}
+        parts = {"image_processor": image_processor or AutoImageProcessor, "tokenizer": AutoTokenizer}
+        options: dict[str, Any] = {"tokenizer": {"trust_remote_code": False}}
+        if image_processor is None:
+            options["image_processor"] = {"backend": "pil", "trust_remote_code": False}
         return [
-            parts[attribute].from_pretrained(path, trust_remote_code=False, **options.get(attribute, {}))
+            parts[attribute].from_pretrained(path, **options.get(attribute, {}))
             if attribute in parts
             else None
             for attribute in cls.get_attributes()
