@@ -3,10 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import AutoTokenizer, Molmo2Config, Molmo2ForConditionalGeneration, Molmo2Processor
+from transformers import Molmo2Config, Molmo2ForConditionalGeneration
 from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
 
 from hf.checkpoints import (
@@ -17,7 +14,6 @@ from hf.checkpoints import (
     random_weights,
     write_checkpoint,
 )
-from paceline.models.transformers.processors import _images_only
 
 CROP, PATCH, MARGIN = 56, 7, 1
 MAX_CROPS = 6
@@ -31,20 +27,6 @@ LAYOUT = (
     "<frame_end>",
     "<im_low>",
 )
-
-
-class TorchMolmo2ImageProcessor(Molmo2ImageProcessor):
-    """The real image processor with torch in the two places where it calls torchvision."""
-
-    def resize(
-        self, image: Tensor, size: Any, resample: Any = None, antialias: bool = True, **kwargs: Any
-    ) -> Tensor:
-        shape = (size.height, size.width)
-        return functional.interpolate(image, shape, mode="bilinear", antialias=antialias, align_corners=False)
-
-    def normalize(self, image: Tensor, mean: Any, std: Any, inplace: bool = False, **kwargs: Any) -> Tensor:
-        shift, scale = (torch.as_tensor(value, dtype=image.dtype)[:, None, None] for value in (mean, std))
-        return (image - shift) / scale
 
 
 def build(directory: Path, **text: Any) -> None:
@@ -99,25 +81,12 @@ def build(directory: Path, **text: Any) -> None:
         directory,
         model=random_weights(Molmo2ForConditionalGeneration, config),
         tokenizer=tokenizer,
-        image_processor=image_processor(Molmo2ImageProcessor),
+        image_processor=Molmo2ImageProcessor(  # it can be made and saved without torchvision, but not run
+            size={"height": CROP, "width": CROP},
+            patch_size=PATCH,
+            overlap_margins=[MARGIN, MARGIN],
+            max_crops=MAX_CROPS,
+        ),
         processor={"processor_class": "Molmo2Processor"},
         template=chat_template("<|image|>"),
     )
-
-
-def image_processor(kind: type[Molmo2ImageProcessor] = TorchMolmo2ImageProcessor) -> Molmo2ImageProcessor:
-    """The checkpoint's image processor; the real one can be made without torchvision, but not run."""
-    return kind(
-        size={"height": CROP, "width": CROP},
-        patch_size=PATCH,
-        overlap_margins=[MARGIN, MARGIN],
-        max_crops=MAX_CROPS,
-    )
-
-
-def processor(directory: Path) -> Any:
-    """The real processor of the checkpoint, for images only."""
-    kind: Any = _images_only(Molmo2Processor)
-    template = (directory / "chat_template.jinja").read_text()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    return kind(image_processor=image_processor(), tokenizer=tokenizer, chat_template=template)

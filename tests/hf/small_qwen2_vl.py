@@ -1,4 +1,4 @@
-"""Qwen2-VL, small: a class that nobody described; it keeps the offset of positions on itself."""
+"""Qwen2-VL, small, of the real class, as the hub lays it out."""
 
 from pathlib import Path
 from typing import Any

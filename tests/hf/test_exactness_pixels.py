@@ -17,7 +17,7 @@ from paceline.models.transformers.knob_state import TurnedKnobs, turned
 from paceline.models.transformers.proofs import logits, with_top_k, without_blocks
 from paceline.models.transformers.tower import remembering
 
-NAMES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "ernie4_5_vl_moe")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "ernie4_5_vl_moe")
 DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe")  # features are added after blocks 0 and 1, which always run
 TOP_K = {
     "qwen3_vl_moe": "num_experts_per_tok",

@@ -34,7 +34,9 @@ def open_small(name: str, directory: Path, **changes: Any) -> ElasticTransformer
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ElasticTransformers]:
-    return {name: open_small(name, tmp_path_factory.mktemp(name)) for name in NAMES}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(registry.FAMILIES, "qwen2_vl")  # as if nobody had described it
+        return {name: open_small(name, tmp_path_factory.mktemp(name)) for name in NAMES}
 
 
 def state(model: Any) -> dict[str, Any]:
@@ -95,6 +97,16 @@ def test_blocks_are_ranked_by_known_answers(models: dict[str, ElasticTransformer
     ranking = model.block_importance([model.overview(picture(40, 40), "How many?")], ["three"]).ranking
     assert ranking[0] == 0
     assert sorted(ranking) == list(range(6))
+
+
+def test_sizes_are_counted_without_a_request_and_by_one(
+    models: dict[str, ElasticTransformers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, processor = models["qwen2_vl"].family, models["qwen2_vl"].shared.processor
+    assert family.count(processor, (50, 100), None).vision_tokens == 28  # 56 x 98 pixels, 14 x 14 each
+    monkeypatch.setattr(family, "_counter", None)  # a request says it without trying
+    models["qwen2_vl"].overview(picture(100, 51), "What?")
+    assert family.count(processor, (51, 100), None).vision_tokens == 28
 
 
 def test_what_was_seen_for_the_overview_is_not_seen_again(models: dict[str, ElasticTransformers]) -> None:

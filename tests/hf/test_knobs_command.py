@@ -50,7 +50,8 @@ def test_a_family_that_nobody_described(tmp_path: Path) -> None:
     assert "no max_pixels: nobody described what its processor makes of its options" in lines
     facts = run_json("knobs", tmp_path)["facts"]
     assert (facts["family"], facts["routing"]) == ("llava", None)
-    assert sorted(facts["refused"]) == ["max_crops", "max_pixels", "max_tiles"]
+    assert sorted(facts["refused"]) == ["max_crops", "max_pixels", "max_tiles", "top_k"]
+    assert facts["refused"]["top_k"] == "a dense model: there are no experts to choose from"
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -13,7 +13,7 @@ from paceline.models.transformers.elastic import ElasticTransformers
 from paceline.models.transformers.opening import load_transformers
 from paceline.models.transformers.tower import TowerMemory
 
-NAMES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "ernie4_5_vl_moe")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "ernie4_5_vl_moe")
 ROUTED = ("qwen3_vl_moe", "glm4v_moe", "ernie4_5_vl_moe")
 SIZES = ((90, 60), (60, 90), (8, 8), (40, 300), (200, 200), (31, 33), (14, 28))
 
@@ -121,7 +121,7 @@ def test_experts_beyond_the_best_groups_are_refused(models: dict[str, ElasticTra
         ElasticTransformers(shared, knobs=KnobSpace((Knob(name="top_k", options=(8, 9)),)))
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "glm4v"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"])
 def test_a_dense_family_has_no_top_k(models: dict[str, ElasticTransformers], name: str) -> None:
     assert "top_k" not in models[name].knobs.names
     with pytest.raises(KnobError, match=r"knob top_k: .* has none \(it has no routers that read it\)"):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,15 +15,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma3Processor, PreTrainedTokenizerFast
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
 
-from hf import exactness, small_llama4, small_molmo2
+from hf import exactness, small_llama4
 from hf.checkpoints import CHAT_TEMPLATE, chat_template, picture
 from hf.exactness import Small
 from hf.test_exactness_tiles import NAMES, SAVES_A_ROW
-from paceline.errors import DependencyError, KnobError
+from paceline.errors import DependencyError, KnobError, ModelError
 from paceline.knobs import Knob, KnobSpace
 from paceline.models.transformers.elastic import ElasticTransformers
-from paceline.models.transformers.families import gemma3, idefics3, llama4
+from paceline.models.transformers.families import gemma3, idefics3, llama4, molmo2
 from paceline.models.transformers.families.gemma3 import Gemma3
 from paceline.models.transformers.opening import load_transformers
 
@@ -66,7 +68,7 @@ def test_workload_is_known_before_pixels_are_touched(small: GetSmall, name: str)
 def test_views_of_aria_stay_within_the_pixels(small: GetSmall) -> None:
     family, processor = small("aria").shared.family, small("aria").shared.processor
     for height in (100, 500, 900, 2000, 5000):
-        views = [family.count(processor, (height, 1500), option).tiles for option in OPTIONS["aria"][1]]
+        views = [family.count(processor, (height, 4200), option).tiles for option in OPTIONS["aria"][1]]
         assert all(count <= most for count, most in zip(views, (1, 1, 2, 4), strict=True))
 
 
@@ -145,10 +147,9 @@ def test_blocks_that_always_run(small: GetSmall) -> None:
     assert kept == {name: first_of_each_attention.get(name, (0,)) for name in NAMES}
 
 
-@pytest.mark.parametrize("build", [small_molmo2.build, small_llama4.build])
 @pytest.mark.skipif(exactness.HAS_TORCHVISION, reason="torchvision is there")
-def test_what_needs_torchvision_says_so(build: Callable[[Path], None], tmp_path: Path) -> None:
-    build(tmp_path)
+def test_what_needs_torchvision_says_so(tmp_path: Path) -> None:
+    small_llama4.build(tmp_path)
     with pytest.raises(
         DependencyError, match="model m: its processor needs torchvision, which is not installed"
     ):
@@ -268,14 +269,36 @@ def test_gemma3_crops_are_the_processors(width: int, height: int, most: int) -> 
 # What the real image processor would do
 
 
-def test_molmo2_pixels_are_torchvisions(tmp_path: Path) -> None:
-    pytest.importorskip("torchvision", reason="Molmo2's image processor runs on torchvision only")
-    real: Any = small_molmo2.image_processor(small_molmo2.Molmo2ImageProcessor)
-    ours: Any = small_molmo2.image_processor()
+def test_molmo2_pixels_are_torchvisions() -> None:
+    pytest.importorskip(
+        "torchvision", reason="Molmo2's image processor is compared with the one on torchvision"
+    )
+    real: Any = Molmo2ImageProcessor()
+    ours: Any = molmo2.with_torch()()
     for most in (1, 6):
-        one, other = (kind([picture(90, 60)], max_crops=most) for kind in (real, ours))
+        one, other = (kind([picture(900, 600)], max_crops=most) for kind in (real, ours))
         torch.testing.assert_close(one["pixel_values"], other["pixel_values"])
         assert torch.equal(one["image_token_pooling"], other["image_token_pooling"])
+
+
+def test_molmo2_pixels_by_hand() -> None:
+    """Two by two pixels onto four by four: what lies between two centres is their weighted mean."""
+    processor: Any = molmo2.with_torch()(
+        size={"height": 4, "width": 4}, patch_size=1, overlap_margins=[0, 0], max_crops=1
+    )
+    levels = np.array([[0, 100], [200, 100]], dtype=np.uint8)
+    pixels = processor([Image.fromarray(levels).convert("RGB")], return_tensors="pt")["pixel_values"]
+    red = (pixels[0].reshape(4, 4, 3)[..., 0] + 1) * 127.5  # normalised to [-1, 1]
+    assert red[0].tolist() == pytest.approx([0, 25, 75, 100], abs=1e-3)
+    assert red[:, 0].tolist() == pytest.approx([0, 50, 150, 200], abs=1e-3)
+    assert red[1].tolist() == pytest.approx([50, 62, 88, 100], abs=0.6)  # bytes are rounded once more
+    assert torch.equal(pixels[0], pixels[1])  # one crop of everything is the image itself
+
+
+def test_molmo2_refuses_another_interpolation() -> None:
+    processor: Any = molmo2.with_torch()(resample=Image.Resampling.BICUBIC)
+    with pytest.raises(ModelError, match="Molmo2's image processor: resample .* expected .*bilinear"):
+        processor([picture(30, 20)], return_tensors="pt")
 
 
 def test_llama_4_grid_is_the_real_one() -> None:

@@ -53,6 +53,10 @@ class Family:
 
     # The image
 
+    def image_processor_class(self) -> Any:
+        """A class that reads images without torchvision, where transformers has none; None: it has."""
+        return None
+
     def image_options(self, processor: Any) -> tuple[int, ...]:
         """Options of the image knob from cheap to expensive."""
         return ()

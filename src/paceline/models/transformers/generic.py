@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from paceline.errors import ModelError
 from paceline.models.transformers.family import Family, ImageCount
@@ -72,23 +72,34 @@ class GenericFamily(Family):
         pixels = inputs["pixel_values"]
         return int(np.prod(pixels.shape[:-3])) if pixels.ndim > 3 else 1
 
+    def finish(
+        self,
+        processor: Any,
+        images: Sequence[Image.Image],
+        inputs: dict[str, Any],
+        option: int | None,
+        overviews: Sequence[Tensor | None] | None,
+    ) -> dict[str, Any]:
+        """The inputs as they are; what one image became is remembered, so that `count` need not try."""
+        if len(images) == 1:
+            with self._lock:
+                self._remember((images[0].height, images[0].width), inputs)
+        return inputs
+
     def count(self, processor: Any, size: tuple[int, int], option: int | None) -> ImageCount:
-        """Counted on a blank image of the same size, once per size: exact for any processor."""
+        """As an image of this size was counted before, or else a blank one now: exact for any processor."""
         with self._lock:
             if size not in self._counts:
-                if len(self._counts) >= REMEMBERED_SIZES:
-                    self._counts.clear()
-                blank = Image.new("RGB", (size[1], size[0]))
-                inputs = self._counter(
-                    images=self.batch_images([blank]),
-                    text=[self.prompt(self._counter, "?")],
-                    return_tensors="pt",
-                )
-                tokens = int((inputs["input_ids"] == self._image_token).sum())
-                self._counts[size] = ImageCount(
-                    tiles=self.tiles(inputs), vision_tokens=tokens, layout_tokens=tokens
-                )
+                blank = self.batch_images([Image.new("RGB", (size[1], size[0]))])
+                text = [self.prompt(self._counter, "?")]
+                self._remember(size, self._counter(images=blank, text=text, return_tensors="pt"))
             return self._counts[size]
+
+    def _remember(self, size: tuple[int, int], inputs: Mapping[str, Any]) -> None:
+        if len(self._counts) >= REMEMBERED_SIZES:
+            self._counts.clear()
+        tokens = int((inputs["input_ids"] == self._image_token).sum())
+        self._counts[size] = ImageCount(tiles=self.tiles(inputs), vision_tokens=tokens, layout_tokens=tokens)
 
 
 def generic_family(checkpoint: Checkpoint) -> Family:

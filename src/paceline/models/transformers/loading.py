@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,8 +84,7 @@ def load_checkpoint(
                 ignore_mismatched_sizes=True,  # told below, by name and shape
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        text = " ".join(str(error).split())
-        raise ModelError(f"model {name}: its weights cannot be loaded ({text[:400]})") from error
+        raise ModelError(f"model {name}: its weights cannot be loaded ({_reason(error)})") from error
     _check_keys(name, info)
     if device_map is None:
         model = model.to(device)
@@ -145,6 +145,19 @@ def _model_class(config: Any, name: str) -> Any:
             "checkpoint that answers questions about images"
         )
     return AutoModelForImageTextToText
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; which tensors could not be joined into one, transformers says in a report that it only logs."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        joined = getattr(frame.f_locals.get("loading_info"), "conversion_errors", None)
+        if joined:
+            key, report = next(iter(joined.items()))
+            lines = [line.strip() for line in str(report).splitlines() if line.strip()]
+            return f"the parts of {key} do not fit together: {lines[-1] if lines else 'no reason given'}"[
+                :400
+            ]
+    return " ".join(str(error).split())[:400]
 
 
 def _check_keys(name: str, info: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from paceline.errors import DependencyError, ModelError
+from paceline.models.transformers.registry import family_of
 
 VIDEO = "video_processor"
 NEEDED = re.compile(r"requires the (\S+) library|Missing optional dependencies: ([\w, ]+)")
@@ -16,7 +17,7 @@ def load_processor(directory: Path, name: str) -> Any:
     """The processor of a checkpoint.
 
     Without torchvision no video processor can be made; a processor that has one is then loaded without it, with the
-    image processor of the PIL backend, and reads images as before.
+    image processor of the PIL backend or one that the family brings, and reads images as before.
 
     Raises:
         DependencyError: a library that this processor cannot do without.
@@ -38,7 +39,10 @@ def load_processor(directory: Path, name: str) -> Any:
         raise _needs(name, _needed(error) or _first_line(error)) from error
     try:
         if with_video and importlib.util.find_spec("torchvision") is None:
-            processor = _images_only(kind).from_pretrained(directory)
+            family = family_of(config)
+            processor = _images_only(kind, family and family.image_processor_class()).from_pretrained(
+                directory
+            )
         else:
             processor = AutoProcessor.from_pretrained(directory)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
@@ -75,8 +79,11 @@ def _shows_images(processor: Any) -> bool:
     return token in text
 
 
-def _images_only(kind: Any) -> Any:
-    """`kind` without its video processor; a class of the same name, for messages and templates."""
+def _images_only(kind: Any, image_processor: Any = None) -> Any:
+    """`kind` without its video processor; a class of the same name, for messages and templates.
+
+    `image_processor`: the class of its image processor; None: that of transformers with the PIL backend.
+    """
 
     def check(self: Any, attribute: str, argument: Any) -> type:
         if attribute == VIDEO and argument is None:
@@ -86,8 +93,8 @@ def _images_only(kind: Any) -> Any:
     def arguments(cls: Any, path: Path, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
         from transformers import AutoImageProcessor, AutoTokenizer
 
-        parts = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
-        options = {"image_processor": {"backend": "pil"}}
+        parts = {"image_processor": image_processor or AutoImageProcessor, "tokenizer": AutoTokenizer}
+        options = {} if image_processor is not None else {"image_processor": {"backend": "pil"}}
         return [
             parts[attribute].from_pretrained(path, **options.get(attribute, {}))
             if attribute in parts

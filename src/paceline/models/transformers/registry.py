@@ -18,6 +18,7 @@ FAMILIES = {
     "llava_onevision": "llava_onevision",
     "molmo2": "molmo2",
     "qwen2_5_vl": "qwen2_5_vl",
+    "qwen2_vl": "qwen2_vl",
     "qwen3_vl": "qwen3_vl",
     "qwen3_vl_moe": "qwen3_vl_moe",
     "smolvlm": "smolvlm",

@@ -5,6 +5,8 @@ from paceline.models.transformers.family import Family
 from paceline.models.transformers.instruments import TOP_K
 from paceline.models.transformers.spaces import BLOCKS, Limits
 
+DENSE = "a dense model: there are no experts to choose from"
+
 
 def facts_of(family: Family, limits: Limits) -> ModelFacts:
     """Units and ranges by the checkpoint's sizes; what always runs and what is refused, by its family."""
@@ -17,11 +19,12 @@ def facts_of(family: Family, limits: Limits) -> ModelFacts:
     if BLOCKS not in family.refused:
         fewest = len(limits.always_kept)
         knobs.append(KnobFacts(name=BLOCKS, unit="blocks", least=fewest, most=limits.blocks))
+    dense = {} if limits.experts is not None else {TOP_K: DENSE}
     return ModelFacts(
         family=family.name,
         knobs=tuple(knobs),
         always_kept=limits.always_kept,
         overview=family.overview_note,
         routing=family.routing_note if limits.experts is not None else None,
-        refused=family.refused,
+        refused={**dense, **family.refused},
     )

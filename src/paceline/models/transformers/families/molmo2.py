@@ -1,11 +1,15 @@
 """Molmo2: the whole image at low resolution, then overlapping crops; patches are pooled into tokens across crops."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
 
+from paceline.errors import ModelError
 from paceline.models.transformers.family import Family, ImageCount
 
 
@@ -13,7 +17,7 @@ class Molmo2(Family):
     """Crops beside the whole image, of which there is always at least one. Dense: no experts.
 
     The overview is the whole image, first in the tower and the same under every option; it is made alone, without the
-    one crop that the cheapest option adds. The image processor needs torchvision.
+    one crop that the cheapest option adds. Without torchvision the image processor's two calls of it are made by torch.
     """
 
     name = "Molmo2"
@@ -22,6 +26,9 @@ class Molmo2(Family):
     image_unit = "crops"
     overview_position = "first"
     overview_note = "the whole image, first crop, exactly reused"
+
+    def image_processor_class(self) -> Any:
+        return with_torch()
 
     def image_options(self, processor: Any) -> tuple[int, ...]:
         most = processor.image_processor.max_crops
@@ -61,6 +68,37 @@ class Molmo2(Family):
                 "image_grids": shape,
             }
         )
+
+
+@cache
+def with_torch() -> Any:
+    """The image processor of transformers with torch in the two places where it calls torchvision."""
+    from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
+
+    class TorchMolmo2ImageProcessor(Molmo2ImageProcessor):
+        def resize(
+            self, image: Tensor, size: Any, resample: Any = None, antialias: bool = True, **kwargs: Any
+        ) -> Tensor:
+            if resample not in (None, Image.Resampling.BILINEAR):
+                raise ModelError(
+                    f"Molmo2's image processor: resample {resample!r}, expected {Image.Resampling.BILINEAR!r} "
+                    "(bilinear); install torchvision for others"
+                )
+            shape = (size.height, size.width)
+            return functional.interpolate(
+                image, shape, mode="bilinear", antialias=antialias, align_corners=False
+            )
+
+        def normalize(
+            self, image: Tensor, mean: Any, std: Any, inplace: bool = False, **kwargs: Any
+        ) -> Tensor:
+            shift, scale = (
+                torch.as_tensor(value, dtype=image.dtype, device=image.device)[:, None, None]
+                for value in (mean, std)
+            )
+            return (image - shift) / scale
+
+    return TorchMolmo2ImageProcessor
 
 
 FAMILY = Molmo2()
