@@ -177,6 +177,32 @@ def test_files_that_cannot_be_read(copy: Path, file: str, content: str, message:
 
 
 @pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        (
+            "config.json",
+            {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Theirs"}},
+            r"model mine: its config.json asks for code of its own \(auto_map\), which is never run",
+        ),
+        (
+            "preprocessor_config.json",
+            {"image_processor_type": "Theirs", "auto_map": {"AutoImageProcessor": "theirs.Theirs"}},
+            "model mine: its processor cannot be loaded .*contains custom code",
+        ),
+    ],
+)
+def test_code_of_a_checkpoint_is_never_run(
+    copy: Path, file: str, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *given: "y")  # nobody is asked either
+    (copy / "theirs.py").write_text(f"open({str(copy / 'ran')!r}, 'w')\nclass Theirs: pass\n")
+    change_json(copy, file, **changes)
+    with pytest.raises(ModelError, match=message):
+        load_model(copy)
+    assert not (copy / "ran").exists()
+
+
+@pytest.mark.parametrize(
     ("template", "expected"),
     [
         (

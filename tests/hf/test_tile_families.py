@@ -141,6 +141,17 @@ def test_llama_4_refuses_to_run_fewer_experts(small: GetSmall) -> None:
         ElasticTransformers(shared, knobs=KnobSpace((Knob(name="top_k", options=(1, 2)),)))
 
 
+def test_llama_4_reuses_the_overview_of_square_images(small: GetSmall) -> None:
+    found = small("llama4")
+    spared = []
+    for size in ((60, 60), (90, 60)):
+        overview = found.overview(*size)
+        with exactness.counted_rows(found.shared) as seen:
+            answer = found.model.generate(overview, found.configuration(4), 2)
+        spared.append(answer.workload.tiles - sum(seen))
+    assert spared == [1, 0]
+
+
 def test_blocks_that_always_run(small: GetSmall) -> None:
     kept = {name: small(name).shared.limits.always_kept for name in NAMES}
     first_of_each_attention = {"gemma3": (0, 2), "llama4": (0, 2)}

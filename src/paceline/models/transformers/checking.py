@@ -3,7 +3,7 @@
 import json
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,13 @@ def check_prompt(processor: Any, prompt: str) -> None:
     """Raise PromptError for an empty question and for one that holds the placeholder of an image or a video."""
     if not isinstance(prompt, str) or not prompt.strip():
         raise PromptError(f"prompt: got {prompt!r}, expected a question with at least one character")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"prompt: character {error.start} is {prompt[error.start]!r}, half of a pair of surrogates, expected text "
+            "that UTF-8 can hold; decode the question anew from its bytes"
+        ) from error
     for name in PLACEHOLDERS:
         token = getattr(processor, name, None)
         if isinstance(token, str) and token and token in prompt:
@@ -87,6 +94,23 @@ def check_prompt(processor: Any, prompt: str) -> None:
                 f"prompt: holds {token!r}, with which the processor marks images; leave it out: there is one image per "
                 "question, and its place is set by the chat template"
             )
+
+
+def check_forgery(ids: Sequence[int], reserved: Mapping[int, str]) -> None:
+    """Raise PromptError where a question's tokens are among those that lay out images, turns and ends of answers."""
+    forged = sorted({reserved[index] for index in ids if index in reserved})
+    if forged:
+        raise PromptError(
+            f"prompt: got the special tokens {forged} inside the question, expected text alone; remove them"
+        )
+
+
+def check_request(max_new_tokens: int, stop: Sequence[str] = ()) -> None:
+    """Raise ModelError for an answer of no length and for stop strings that are none."""
+    if max_new_tokens < 1:
+        raise ModelError(f"max_new_tokens: got {max_new_tokens}, expected at least 1")
+    if isinstance(stop, str) or not all(isinstance(item, str) and item for item in stop):
+        raise ModelError(f"stop: got {stop!r}, expected a tuple of non-empty strings")
 
 
 def check_reads_images(shared: Any, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from paceline.errors import PromptError
+from paceline.errors import ModelError, PromptError
 from paceline.images import image_array
 from paceline.knobs import Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
@@ -18,8 +18,8 @@ from paceline.models.facts import ModelFacts
 from paceline.models.overview_features import feature_sets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
-from paceline.models.transformers.checking import check_prompt
-from paceline.models.transformers.generation import FirstToken, end_tokens, greedy, streamed
+from paceline.models.transformers.checking import check_forgery, check_prompt, check_request
+from paceline.models.transformers.generation import FirstToken, StopStrings, end_tokens, greedy, streamed
 from paceline.models.transformers.importance import measure_blocks
 from paceline.models.transformers.instrumented import Instrumented
 from paceline.models.transformers.knob_state import TurnedKnobs, turned
@@ -119,10 +119,13 @@ class ElasticTransformers:
     def overview(self, image: Image.Image, prompt: str) -> Overview:
         """The image at its cheapest option through the vision tower, the prompt through the embedding table.
 
-        Raises ImageError and PromptError for what the model cannot read.
+        Raises ImageError and PromptError for what the model cannot read, ModelError after `uninstall`.
         """
+        self._check_installed()
         clock, shared, family = time.perf_counter(), self.shared, self.family
         check_prompt(shared.processor, prompt)
+        question_ids = shared.question_ids(prompt)
+        check_forgery(question_ids, shared.reserved)
         picture = Image.fromarray(image_array(image))
         option = family.overview_option(shared.processor)
         text = family.prompt(shared.processor, prompt)
@@ -131,7 +134,7 @@ class ElasticTransformers:
         with turned(TurnedKnobs()), remembering(memory):
             encoded = shared.encode_overview(inputs)
         tokens = shared.image_tokens(encoded)
-        ids = torch.tensor(shared.question_ids(prompt), device=shared.device)
+        ids = torch.tensor(question_ids, device=shared.device)
         question = shared.model.get_input_embeddings()(ids)
         counted = shared.count((picture.height, picture.width), option)
         state = OverviewState(picture, text, memory, inputs["input_ids"].shape[1] - counted.layout_tokens)
@@ -165,6 +168,7 @@ class ElasticTransformers:
         stop: tuple[str, ...] = (),
     ) -> Generation:
         """Answer greedily under a configuration; tiles of the workload are those that the processor made."""
+        check_request(max_new_tokens, stop)
         option, knobs = self._turned(configuration)
         self._check_length(overview, configuration, max_new_tokens)
         clock = PhaseClock(self.shared.device)
@@ -172,8 +176,10 @@ class ElasticTransformers:
             inputs = self.shared.process_again([overview], option)
             encoded, rest = self._encode(overview, inputs)
             clock.mark("vision")
-            found = self._run(rest, encoded, max_new_tokens, [FirstToken(clock)], stop)
-        tokens = found[0, inputs["input_ids"].shape[1] :].tolist()
+            start = inputs["input_ids"].shape[1]
+            ends = [StopStrings(stop, start, self.shared.decode)] if stop else []
+            found = self._run(rest, encoded, max_new_tokens, [FirstToken(clock), *ends])
+        tokens = found[0, start:].tolist()
         text, stopped = self._text(tokens, stop)
         clock.mark("decode")
         return Generation(
@@ -192,6 +198,7 @@ class ElasticTransformers:
         self, overview: Overview, configuration: Mapping[str, Option], max_new_tokens: int
     ) -> Iterator[str]:
         """Pieces of the answer as they come. The knobs are turned in the thread that generates, never in the caller."""
+        check_request(max_new_tokens)
         option, knobs = self._turned(configuration)
         self._check_length(overview, configuration, max_new_tokens)
 
@@ -199,7 +206,7 @@ class ElasticTransformers:
             with torch.inference_mode(), turned(knobs):
                 inputs = self.shared.process_again([overview], option)
                 encoded, rest = self._encode(overview, inputs)
-                self._run(rest, encoded, max_new_tokens, [cancelled], (), streamer=streamer)
+                self._run(rest, encoded, max_new_tokens, [cancelled], streamer=streamer)
 
         return streamed(self.shared.processor.tokenizer, run)
 
@@ -207,6 +214,7 @@ class ElasticTransformers:
         self, overviews: Sequence[Overview], configuration: Mapping[str, Option], max_new_tokens: int
     ) -> list[str]:
         """Answers only, left-padded in batches of images with like numbers of tokens."""
+        check_request(max_new_tokens)
         option, knobs = self._turned(configuration)
         answers = [""] * len(overviews)
         for places in self._batches([self.workload(overview, configuration) for overview in overviews]):
@@ -216,7 +224,7 @@ class ElasticTransformers:
             with torch.inference_mode(), turned(TurnedKnobs(knobs.top_k, knobs.kept_blocks)):
                 inputs = self.shared.process_again(part, option)
                 encoded, rest = self.shared.encode(inputs)
-                found = self._run(rest, encoded, max_new_tokens, [], ())
+                found = self._run(rest, encoded, max_new_tokens, [])
             for index, row in zip(places, found[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
                 answers[index] = self._text(row, ())[0]
         return answers
@@ -245,7 +253,10 @@ class ElasticTransformers:
         return ElasticTransformers(self.shared, knobs=self._knobs, block_ranking=ranking)
 
     def uninstall(self) -> None:
-        """Take the instruments off: the model is what it was when it was loaded. No request may be running."""
+        """Take the instruments off: the model is what it was when it was loaded. No request may be running.
+
+        What shares its weights (`with_block_ranking`) is uninstalled as well; requests are refused from then on.
+        """
         self.shared.instruments.uninstall()
 
     def _encode(self, overview: Overview, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -258,16 +269,12 @@ class ElasticTransformers:
         encoded: Any,
         max_new_tokens: int,
         criteria: list[Any],
-        stop: tuple[str, ...],
         **options: Any,
     ) -> torch.Tensor:
         from transformers import StoppingCriteriaList
 
         settings = copy.deepcopy(self._settings)
         settings.max_new_tokens = max_new_tokens
-        if stop:
-            settings.stop_strings = list(stop)
-            options["tokenizer"] = self.shared.processor.tokenizer
         return self.shared.model.generate(
             **rest,
             mm_encoder_outputs={"image": encoded},
@@ -277,15 +284,15 @@ class ElasticTransformers:
         )
 
     def _text(self, tokens: Sequence[int], stop: tuple[str, ...]) -> tuple[str, bool]:
-        """The answer, cut before a stop string, and whether it ended by itself."""
-        text = self.shared.decode(tokens)
+        """The answer, cut before a stop string, and whether it ended by itself; what follows an end is padding."""
+        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
+        text = self.shared.decode(tokens[:end])
         places = [place for item in stop if (place := text.find(item)) >= 0]
-        if places:
-            return text[: min(places)].rstrip(), True
-        return text, any(token in self._ends for token in tokens)
+        return text[: min(places, default=None)].strip(), bool(places) or end is not None
 
     def _turned(self, configuration: Mapping[str, Option]) -> tuple[int | None, TurnedKnobs]:
         """The image's option and what the decoder reads; a configuration outside the knob space is a KnobError."""
+        self._check_installed()
         self._knobs.action(configuration)
         limits = self.shared.limits
         option = configuration.get(self.family.image_knob or "")
@@ -295,6 +302,13 @@ class ElasticTransformers:
             top_k=None if top_k is None else int(top_k),
             kept_blocks=frozenset(self.block_ranking[:count]) if count < limits.blocks else None,
         )
+
+    def _check_installed(self) -> None:
+        if not self.shared.instruments.installed:
+            raise ModelError(
+                f"model {self.name}: its instruments were taken off by uninstall, so that its knobs turn nothing; load "
+                "it again"
+            )
 
     def _check_length(
         self, overview: Overview, configuration: Mapping[str, Option], max_new_tokens: int

@@ -3,7 +3,7 @@
 import contextvars
 import copy
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,23 @@ class FirstToken:
             self._clock.mark("prefill")
             self._clock = None
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class StopStrings:
+    """A stopping criterion of one request: its answer holds one of the strings.
+
+    That of transformers looks at the end of the prompt too, and at what is cut off around an answer.
+    """
+
+    def __init__(
+        self, strings: Sequence[str], prompt_tokens: int, decode: Callable[[list[int]], str]
+    ) -> None:
+        self._strings, self._start, self._decode = strings, prompt_tokens, decode
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        text = self._decode(input_ids[0, self._start :].tolist())
+        stopped = any(item in text for item in self._strings)
+        return torch.full((len(input_ids),), stopped, device=input_ids.device)
 
 
 class Cancelled:

@@ -1,6 +1,7 @@
 """A loaded checkpoint with its instruments: what all elastic models over the same weights share."""
 
 import inspect
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
@@ -29,6 +30,9 @@ COUNTS_KEPT = 4096  # sizes and options whose tiles and tokens are remembered
 PIXELS = ("pixel_values", "pixel_attention_mask", "pixel_mask")
 """What the vision tower reads and nobody after it."""
 
+IMAGE_TOKEN = re.compile(r"(image|video|vision|boi|eoi)\w*_token_(id|index)")
+"""Names under which configurations keep the ids of tokens that stand around and for images."""
+
 FOR_TRAINING = ("labels",)
 """What some processors make besides, and what an answer has no use for."""
 
@@ -43,6 +47,7 @@ class Instrumented:
         self.blocks = family.blocks(self.model)
         self.routers = find_routers(self.model.get_decoder())
         self.limits = self._limits()
+        self.reserved = reserved_tokens(checkpoint)
         self._counts = lru_cache(maxsize=COUNTS_KEPT)(partial(family.count, self.processor))
         self._lock = threading.Lock()  # tokenizers keep padding and truncation in themselves
         self._image_arguments = tuple(inspect.signature(self.model.base_model.get_image_features).parameters)
@@ -134,10 +139,29 @@ class Instrumented:
             return self.processor.tokenizer(question, add_special_tokens=False)["input_ids"]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, special tokens left out, no space at the ends."""
-        return self.processor.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        """Text of generated ids, special tokens left out."""
+        return self.processor.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def _moved(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         return value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+
+
+def reserved_tokens(checkpoint: Checkpoint) -> dict[int, str]:
+    """Tokens that no question may hold: it could forge an image, a turn or an end with them.
+
+    These are the tokenizer's special tokens but the one for what it does not know, and those that the configuration
+    names for images and videos, which some checkpoints do not mark as special.
+    """
+    tokenizer = checkpoint.processor.tokenizer
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    ids = {index for index, token in added.items() if token.special}
+    ids.update(tokenizer.all_special_ids)
+    ids.update(
+        value
+        for name, value in vars(checkpoint.config).items()
+        if IMAGE_TOKEN.fullmatch(name) and isinstance(value, int)
+    )
+    ids.discard(tokenizer.unk_token_id)
+    return {index: str(tokenizer.convert_ids_to_tokens(index)) for index in ids}

@@ -32,6 +32,11 @@ class Instruments:
         module.__class__ = made
         self._replaced.append((module, original, made))
 
+    @property
+    def installed(self) -> bool:
+        """Whether modules read the knobs; False after `uninstall`."""
+        return bool(self._replaced)
+
     def uninstall(self) -> None:
         """Give every module its class back. Deep copies of the model keep their instruments.
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 SAMPLED_BYTES = 1 << 20
+REMOTE_CODE = "contains custom code"
+"""How transformers says that it would have to run code of the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +83,7 @@ def load_checkpoint(
                 output_loading_info=True,
                 local_files_only=True,
                 use_safetensors=True,
+                trust_remote_code=False,  # else whoever sits at the terminal is asked
                 ignore_mismatched_sizes=True,  # told below, by name and shape
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -129,8 +132,13 @@ def _config(directory: Path, name: str) -> Any:
             f"model {name}: {directory} has no config.json, expected a checkpoint in the hub's layout"
         )
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        if REMOTE_CODE in str(error):
+            raise ModelError(
+                f"model {name}: its config.json asks for code of its own (auto_map), which is never run; expected a "
+                "model type that transformers has, take a checkpoint converted to it"
+            ) from error
         raise ModelError(
             f"model {name}: its config.json is not one that transformers knows ({' '.join(str(error).split())[:300]})"
         ) from error

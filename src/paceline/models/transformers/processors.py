@@ -26,7 +26,7 @@ def load_processor(directory: Path, name: str) -> Any:
     from transformers import AutoConfig, AutoProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    config = AutoConfig.from_pretrained(directory)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     if type(config) not in PROCESSOR_MAPPING:
         raise ModelError(
             f"model {name}: transformers knows no processor for {type(config).__name__}, expected "
@@ -41,10 +41,10 @@ def load_processor(directory: Path, name: str) -> Any:
         if with_video and importlib.util.find_spec("torchvision") is None:
             family = family_of(config)
             processor = _images_only(kind, family and family.image_processor_class()).from_pretrained(
-                directory
+                directory, trust_remote_code=False
             )
         else:
-            processor = AutoProcessor.from_pretrained(directory)
+            processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         if library := _needed(error):
             raise _needs(name, library) from error
@@ -94,7 +94,9 @@ def _images_only(kind: Any, image_processor: Any = None) -> Any:
         from transformers import AutoImageProcessor, AutoTokenizer
 
         parts = {"image_processor": image_processor or AutoImageProcessor, "tokenizer": AutoTokenizer}
-        options = {} if image_processor is not None else {"image_processor": {"backend": "pil"}}
+        options: dict[str, Any] = {"tokenizer": {"trust_remote_code": False}}
+        if image_processor is None:
+            options["image_processor"] = {"backend": "pil", "trust_remote_code": False}
         return [
             parts[attribute].from_pretrained(path, **options.get(attribute, {}))
             if attribute in parts

@@ -1,0 +1,194 @@
+"""Requests at their edges: forged prompts, stop strings, ends, streams that nobody reads to the end."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf.checkpoints import picture
+from hf.exactness import NEW_TOKENS, Small, open_small
+from paceline.errors import ModelError, PromptError
+from paceline.models.transformers import knob_state
+from paceline.models.transformers.elastic import ElasticTransformers
+from paceline.models.transformers.generation import StopStrings
+from paceline.models.transformers.opening import load_transformers
+
+GetSmall = Callable[[str], Small]
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("gemma3", "<image_soft_token>"),
+        ("gemma3", "<end_of_image>"),
+        ("molmo2", "<im_patch>"),
+        ("molmo2", "<low_res_im_start>"),
+        ("llama4", "<|patch|>"),
+        ("internvl", "</img>"),
+        ("internvl", "<eos>"),
+        ("idefics3", "<row_1_col_2>"),
+        ("smolvlm", "<end_of_utterance>"),
+        ("qwen2_5_vl", "<|vision_start|>"),
+        ("glm4v_moe", "<|begin_of_video|>"),
+    ],
+)
+def test_questions_with_special_tokens_are_refused(small: GetSmall, name: str, token: str) -> None:
+    model = small(name).model
+    with pytest.raises(PromptError, match="prompt: got the special tokens .* inside the question") as caught:
+        model.overview(picture(60, 60), f"What is {token} here?")
+    assert f"[{token!r}]" in str(caught.value)
+    model.overview(picture(60, 60), f"What is {token[1:]} here?")  # text that only looks like one
+
+
+def test_families_that_nobody_described_refuse_them_too(tmp_path: Path) -> None:
+    from hf import small_llava
+
+    small_llava.build(tmp_path)
+    model = load_transformers(tmp_path, name="mine")
+    with pytest.raises(PromptError, match=r"got the special tokens \['<eos>'\]"):
+        model.overview(picture(60, 60), "Why?<eos>")
+
+
+def test_questions_that_are_no_text_are_refused(small: GetSmall) -> None:
+    with pytest.raises(PromptError, match=r"prompt: character 1 is '\\ud800', half of a pair of surrogates"):
+        small("internvl").model.overview(picture(60, 60), "a\ud800b")
+
+
+# Ends of answers
+
+
+@pytest.mark.parametrize(
+    ("stop", "found"), [(("b c",), 4), (("zz", "c"), 4), (("b ", "c"), 3), (("ca",), None)]
+)
+def test_stop_strings_are_sought_in_the_answer_alone(stop: tuple[str, ...], found: int | None) -> None:
+    """The prompt is "bc", the answer "ab c"."""
+    ids = [1, 2, 0, 1, 3, 2]
+    criterion = StopStrings(stop, 2, lambda ids: "".join("abc "[index] for index in ids))
+    stopped = [bool(criterion(torch.tensor([ids[: 2 + count]]), None).all()) for count in range(1, 5)]
+    assert stopped == [found is not None and count >= found for count in range(1, 5)]
+
+
+def test_an_answer_ends_before_a_stop_string(small: GetSmall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before one that is white space, at its beginning or its end."""
+    opened = small("internvl")
+    overview, configuration = opened.overview(), opened.model.default_configuration
+    whole = opened.model.generate(overview, configuration, NEW_TOKENS).tokens
+    for place in (0, 2, len(whole) - 1):
+        first = whole.index(whole[place])
+
+        def decode(ids: list[int], last: int = whole[place]) -> str:
+            return "".join("\n" if index == last else "x" for index in ids)
+
+        monkeypatch.setattr(opened.shared, "decode", decode)
+        answer = opened.model.generate(overview, configuration, NEW_TOKENS, stop=("\n",))
+        assert answer.tokens == whole[: first + 1]
+        assert (answer.text, answer.finish_reason) == ("x" * first, "stop")
+
+
+def test_answers_end_with_the_end_token(small: GetSmall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of several that are answered together ends early; what pads it is no text of it."""
+    opened = small("internvl")
+    configuration = opened.model.default_configuration
+    overviews = [opened.overview(), opened.overview(60, 60, "Why?")]
+    whole = [opened.model.generate(overview, configuration, NEW_TOKENS).tokens for overview in overviews]
+    other = next(token for token in whole[1] if token not in whole[0])
+    for place in (0, 3):
+        end = whole[0][place]
+        if end in whole[1]:
+            continue
+        settings: Any = opened.shared.model.generation_config
+        monkeypatch.setattr(settings, "eos_token_id", [end])
+        monkeypatch.setattr(settings, "pad_token_id", other)  # which a tokenizer would print
+        model = ElasticTransformers(opened.shared)
+        answer = model.generate(overviews[0], configuration, NEW_TOKENS)
+        assert answer.tokens == whole[0][: place + 1]
+        assert answer.finish_reason == "stop"
+        assert answer.text == opened.shared.decode(whole[0][:place]).strip()
+        second = model.generate(overviews[1], configuration, NEW_TOKENS)
+        assert second.finish_reason == "length"
+        assert model.generate_batch(overviews, configuration, NEW_TOKENS) == [answer.text, second.text]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_answers_of_no_length_are_refused(small: GetSmall, count: int) -> None:
+    model, overview = small("internvl").model, small("internvl").overview()
+    for ask in (model.generate, model.stream):
+        with pytest.raises(ModelError, match=f"max_new_tokens: got {count}, expected at least 1"):
+            ask(overview, model.knobs.full, count)
+    with pytest.raises(ModelError, match=f"max_new_tokens: got {count}, expected at least 1"):
+        model.generate_batch([overview], model.knobs.full, count)
+
+
+@pytest.mark.parametrize("stop", ["abc", ("",), (1,)])
+def test_stop_strings_that_are_none_are_refused(small: GetSmall, stop: Any) -> None:
+    model, overview = small("internvl").model, small("internvl").overview()
+    with pytest.raises(ModelError, match="stop: got .*, expected a tuple of non-empty strings"):
+        model.generate(overview, model.knobs.full, 1, stop=stop)
+
+
+# Streams
+
+
+def test_a_stream_that_nobody_reads_starts_nothing(small: GetSmall) -> None:
+    model, threads = small("internvl").model, threading.active_count()
+    stream = model.stream(small("internvl").overview(), model.knobs.cheapest, NEW_TOKENS)
+    assert threading.active_count() == threads
+    del stream
+
+
+def test_a_stream_left_early_ends_its_thread(small: GetSmall, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = small("internvl")
+    monkeypatch.setattr(  # pieces are words: they come when a space does
+        opened.shared.processor.tokenizer, "decode", lambda ids, **options: "x " * len(ids)
+    )
+    threads, steps = threading.active_count(), []
+    handle = opened.shared.blocks[0].register_forward_pre_hook(lambda *given: steps.append(given))
+    try:
+        stream: Any = opened.model.stream(opened.overview(), opened.model.knobs.cheapest, 500)
+        next(stream)
+        assert knob_state.current() is None  # the caller's own context is never turned
+        stream.close()
+    finally:
+        handle.remove()
+    assert threading.active_count() == threads
+    assert len(steps) < 100
+
+
+def test_an_error_in_a_stream_reaches_its_reader(small: GetSmall) -> None:
+    opened = small("internvl")
+    overview, calls = opened.overview(), []
+
+    def fail(*given: Any) -> None:
+        calls.append(given)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory, say")
+
+    handle = opened.shared.blocks[0].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="out of memory, say"):
+            list(opened.model.stream(overview, opened.model.knobs.cheapest, NEW_TOKENS))
+    finally:
+        handle.remove()
+
+
+# After uninstalling
+
+
+def test_requests_after_uninstalling_are_refused(tmp_path: Path) -> None:
+    opened = open_small("internvl", tmp_path)
+    overview, model = opened.overview(), opened.model
+    other = model.with_block_ranking(range(6))
+    model.uninstall()
+    for elastic in (model, other):
+        with pytest.raises(
+            ModelError, match="model internvl: its instruments were taken off by uninstall, .* load it again"
+        ):
+            elastic.generate(overview, elastic.knobs.cheapest, 1)
+    with pytest.raises(ModelError, match="its instruments were taken off by uninstall"):
+        model.overview(picture(60, 60), "Why?")
