@@ -87,7 +87,8 @@ def test_layout_is_all_that_stands_for_the_image(small: GetSmall, name: str) -> 
 @pytest.mark.parametrize("name", SAVES_A_ROW)
 def test_overview_features_are_those_of_its_place_in_the_whole(small: GetSmall, name: str) -> None:
     shared, overview = small(name).shared, small(name).overview()
-    inputs = shared.process([overview.state.image], [overview.state.text], small(name).image_options()[0])
+    shown = shared.family.overview_image(shared.processor, overview.state.image)
+    inputs = shared.process([shown], [overview.state.text], small(name).image_options()[0])
     alone = shared.image_tokens(shared.encode_overview(inputs))
     largest = shared.process_again([overview], small(name).image_options()[-1])
     tokens = shared.image_tokens(shared.encode(largest)[0])
@@ -182,6 +183,13 @@ def test_llava_tiles_are_those_of_a_processor_with_fewer_grids(
         grids = [grid for grid in images.image_grid_pinpoints if grid[0] * grid[1] // 28**2 <= option]
         expected = images([overview.state.image], image_grid_pinpoints=grids, return_tensors="pt")
         assert torch.equal(shared.process_again([overview], option)["pixel_values"], expected["pixel_values"])
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_llava_overview_is_the_base_tile_of_the_image_itself(small: GetSmall, name: str) -> None:
+    images, image = small(name).shared.processor.image_processor, picture(140, 90)
+    base = images([image], return_tensors="pt")["pixel_values"][:, 0]
+    assert torch.equal(small(name).model.overview(image, "x").state.memory.pixels, base)
 
 
 # Idefics3: the overview stands where the processor puts a resized copy
