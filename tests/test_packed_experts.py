@@ -1,5 +1,7 @@
 """Experts in the processor's own order: the same sums, and only where they pay and can be had."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from paceline.models.molmoe import packed
 from paceline.models.molmoe.checkpoint import save_model
 from paceline.models.molmoe.decoder import MixtureOfExperts
 from paceline.models.molmoe.elastic import ElasticMolmoE
-from paceline.models.molmoe.packed import PackedExperts, can_pack
+from paceline.models.molmoe.packed import ExpertLoop, PackedExperts, PlainExperts, can_pack
 from paceline.models.registry import load_model
 from public_molmoe import write_public
 
@@ -32,10 +34,36 @@ def test_packed_experts_give_the_plain_sum(tokens, top_k, kind):
             for weight, expert in zip(weights[token], experts[token], strict=True):
                 gate, up = (moe.gate_up[expert].float() @ x[token].float()).chunk(2)
                 plain[token] += weight.float() * ((functional.silu(gate) * up) @ moe.down[expert].float())
-        mixed = PackedExperts.of(moe.gate_up, moe.down).mix(x, weights, experts)
-    assert mixed.dtype == kind
-    tolerance = 1e-5 if kind == torch.float32 else 0.05
-    torch.testing.assert_close(mixed.float(), plain, atol=tolerance, rtol=tolerance)
+        ways = [PackedExperts.of(moe.gate_up, moe.down), PlainExperts.of(moe.gate_up, moe.down)]
+        ways += [PlainExperts(moe.gate_up, moe.down, fast=True)]
+        tolerance = 1e-5 if kind == torch.float32 else 0.05
+        for way in ways:
+            mixed = way.mix(x, weights, experts)
+            assert mixed.dtype == kind
+            torch.testing.assert_close(mixed.float(), plain, atol=tolerance, rtol=tolerance)
+
+
+def test_large_experts_that_are_not_packed_are_looped_over(monkeypatch):
+    """What a model that nobody packed runs, with oneDNN where it multiplies and without."""
+    options = replace(SMALL, width=512, num_heads=4, expert_hidden=512, num_experts=4, top_k=2)
+    moe = MixtureOfExperts(options).requires_grad_(False).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in moe.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
+    called = []
+    monkeypatch.setattr(
+        PlainExperts, "mix", lambda self, *a: called.append(self.fast) or ExpertLoop.mix(self, *a)
+    )
+    for tokens in (1, 3, 60):
+        x = torch.randn(1, tokens, 512, generator=generator)
+        with torch.inference_mode():
+            flat = moe.norm(x)[0]
+            dense = moe._dense(flat, *moe.route(flat, 2))
+            torch.testing.assert_close(moe(x)[0], dense, atol=1e-4, rtol=1e-3)
+    monkeypatch.setattr(packed, "_has_product", lambda: False)
+    with torch.inference_mode():
+        torch.testing.assert_close(moe(x)[0], dense, atol=1e-4, rtol=1e-3)
+    assert called == [True, True, True, False]
 
 
 def test_a_loaded_model_packs_what_is_large_and_answers_the_same(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import run, run_json
+from command_line import message, run, run_json
 from hf import small_glm4v_moe, small_llava, small_qwen3_vl_moe
 
 
@@ -52,6 +52,11 @@ def test_a_family_that_nobody_described(tmp_path: Path) -> None:
     assert (facts["family"], facts["routing"]) == ("llava", None)
     assert sorted(facts["refused"]) == ["max_crops", "max_pixels", "max_tiles", "top_k"]
     assert facts["refused"]["top_k"] == "a dense model: there are no experts to choose from"
+
+
+def test_a_model_of_text_alone_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert "'llama' is not a vision-language model" in message(run("knobs", tmp_path))
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -87,7 +87,8 @@ def test_layout_is_all_that_stands_for_the_image(small: GetSmall, name: str) -> 
 @pytest.mark.parametrize("name", SAVES_A_ROW)
 def test_overview_features_are_those_of_its_place_in_the_whole(small: GetSmall, name: str) -> None:
     shared, overview = small(name).shared, small(name).overview()
-    inputs = shared.process([overview.state.image], [overview.state.text], small(name).image_options()[0])
+    shown = shared.family.overview_image(shared.processor, overview.state.image)
+    inputs = shared.process([shown], [overview.state.text], small(name).image_options()[0])
     alone = shared.image_tokens(shared.encode_overview(inputs))
     largest = shared.process_again([overview], small(name).image_options()[-1])
     tokens = shared.image_tokens(shared.encode(largest)[0])
@@ -141,6 +142,17 @@ def test_llama_4_refuses_to_run_fewer_experts(small: GetSmall) -> None:
         ElasticTransformers(shared, knobs=KnobSpace((Knob(name="top_k", options=(1, 2)),)))
 
 
+def test_llama_4_reuses_the_overview_of_square_images(small: GetSmall) -> None:
+    found = small("llama4")
+    spared = []
+    for size in ((60, 60), (90, 60)):
+        overview = found.overview(*size)
+        with exactness.counted_rows(found.shared) as seen:
+            answer = found.model.generate(overview, found.configuration(4), 2)
+        spared.append(answer.workload.tiles - sum(seen))
+    assert spared == [1, 0]
+
+
 def test_blocks_that_always_run(small: GetSmall) -> None:
     kept = {name: small(name).shared.limits.always_kept for name in NAMES}
     first_of_each_attention = {"gemma3": (0, 2), "llama4": (0, 2)}
@@ -171,6 +183,13 @@ def test_llava_tiles_are_those_of_a_processor_with_fewer_grids(
         grids = [grid for grid in images.image_grid_pinpoints if grid[0] * grid[1] // 28**2 <= option]
         expected = images([overview.state.image], image_grid_pinpoints=grids, return_tensors="pt")
         assert torch.equal(shared.process_again([overview], option)["pixel_values"], expected["pixel_values"])
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_llava_overview_is_the_base_tile_of_the_image_itself(small: GetSmall, name: str) -> None:
+    images, image = small(name).shared.processor.image_processor, picture(140, 90)
+    base = images([image], return_tensors="pt")["pixel_values"][:, 0]
+    assert torch.equal(small(name).model.overview(image, "x").state.memory.pixels, base)
 
 
 # Idefics3: the overview stands where the processor puts a resized copy

@@ -13,11 +13,14 @@ from torch.nn import functional
 
 from paceline.models.molmoe import knob_state
 from paceline.models.molmoe.options import MolmoEOptions
-from paceline.models.molmoe.packed import PackedExperts, can_pack
+from paceline.models.molmoe.packed import PackedExperts, PlainExperts, can_pack
 from paceline.models.molmoe.placement import Route
 
 SMALL_WEIGHTS = 1 << 19  # so many weights stay in a core's cache: copying or reading all of them is cheap
 PIECE = 8  # rows of a piece; with fewer rows than this per expert, pieces beat groups
+LOOPED_WEIGHTS = (
+    1 << 17
+)  # numbers in an expert's first layer, from which on a call per expert is nothing to speak of
 ALIGNMENT = 16  # bytes: what grouped products ask of a row
 CHUNK = 512  # tokens: batches are cut, so that what the experts make of them stays in cache too
 
@@ -193,6 +196,8 @@ class MixtureOfExperts(nn.Module):
             method = self._dense
         elif len(flat) == 1 and 3 * experts.shape[1] * self.down[0].numel() <= SMALL_WEIGHTS:
             method = self._single
+        elif not flat.is_cuda and (len(flat) == 1 or self.gate_up[0].numel() >= LOOPED_WEIGHTS):
+            method = PlainExperts.of(self.gate_up, self.down).mix
         elif experts.numel() < PIECE * len(self.down) and self.small:
             method = self._pieces
         else:

@@ -5,8 +5,10 @@ rows are few, and reads them at nearly the memory's speed for a single row. The 
 held here and the stacked ones are given up.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -15,6 +17,7 @@ from torch.nn import functional
 
 PACKED_WEIGHTS = 1 << 18  # numbers in a layer of one expert, from which on packing pays for its calls
 PACKED_TYPES = (torch.float32, torch.bfloat16)
+TURNED_ROWS = 16
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of a product's standard deviation
 
 
@@ -52,20 +55,30 @@ def can_pack(weight: Tensor) -> bool:
     return bool((found.float() - plain.float()).abs().max() <= CLOSE[weight.dtype] * scale)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedExperts:
-    """The two layers of every expert."""
+@lru_cache(maxsize=1)
+@torch.no_grad()
+def _has_product() -> bool:
+    """Whether `product` multiplies plain weights too."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    rows, weight = torch.linspace(-1, 1, 96).view(3, 32), torch.linspace(-1, 1, 320).view(10, 32).sin()
+    try:
+        found = [product(rows, weight), product(rows, weight.T.contiguous().T)]
+    except (AttributeError, NotImplementedError, RuntimeError):  # a torch without it
+        return False
+    return all(bool(torch.allclose(one, rows @ weight.T, atol=1e-4)) for one in found)
 
-    gate_up: tuple[Tensor, ...]
-    down: tuple[Tensor, ...]
 
-    @classmethod
-    @torch.no_grad()
-    def of(
-        cls, gate_up: Float[Tensor, "experts inner2 width"], down: Float[Tensor, "experts inner width"]
-    ) -> "PackedExperts":
-        """Packed copies of stacked weights."""
-        return cls(tuple(pack(one) for one in gate_up), tuple(pack(one.T) for one in down))
+class ExpertLoop(ABC):
+    """The weighted sum over each token's experts, expert by expert."""
+
+    @abstractmethod
+    def first(self, expert: int, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows inner2"]:
+        """Gate and up, side by side."""
+
+    @abstractmethod
+    def second(self, expert: int, rows: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows width"]:
+        """Down."""
 
     def mix(
         self,
@@ -73,7 +86,7 @@ class PackedExperts:
         weights: Float[Tensor, "tokens top_k"],
         experts: Tensor,
     ) -> Float[Tensor, "tokens width"]:
-        """The weighted sum over each token's experts."""
+        """The sum; each expert meets the rows of its tokens at once."""
         if len(x) == 1:
             return self._one(x, weights, experts[0].tolist())
         top_k = experts.shape[1]
@@ -86,18 +99,61 @@ class PackedExperts:
         start = 0
         for expert, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             end = start + count
-            gate, up = product(rows[start:end], self.gate_up[expert]).chunk(2, dim=-1)
+            gate, up = self.first(expert, rows[start:end]).chunk(2, dim=-1)
             hidden = functional.silu(gate).mul_(up).mul_(scale[start:end])
-            result.index_add_(0, tokens[start:end], product(hidden, self.down[expert]).float())
+            result.index_add_(0, tokens[start:end], self.second(expert, hidden).float())
             start = end
         return result.to(x.dtype)
 
     def _one(self, x: Tensor, weights: Tensor, experts: Sequence[int]) -> Tensor:
         """A single token: nothing to sort."""
-        inner = torch.cat([product(x, self.gate_up[expert]) for expert in experts])
+        inner = torch.cat([self.first(expert, x) for expert in experts])
         gate, up = inner.chunk(2, dim=-1)
         hidden = functional.silu(gate).mul_(up).mul_(weights.T)
-        found = [
-            product(hidden[place : place + 1], self.down[expert]) for place, expert in enumerate(experts)
-        ]
+        found = [self.second(expert, hidden[place : place + 1]) for place, expert in enumerate(experts)]
         return torch.cat(found).sum(dim=0, keepdim=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainExperts(ExpertLoop):
+    """Stacked weights as they lie."""
+
+    gate_up: Float[Tensor, "experts inner2 width"]
+    down: Float[Tensor, "experts inner width"]
+    fast: bool = False  # multiply through oneDNN
+
+    @classmethod
+    def of(cls, gate_up: Tensor, down: Tensor) -> "PlainExperts":
+        """Weights, and which library multiplies them: oneDNN is ahead in float32 where a layer is large."""
+        large = gate_up.dtype == torch.float32 and down[0].numel() >= PACKED_WEIGHTS
+        return cls(gate_up, down, large and _has_product())
+
+    def first(self, expert: int, rows: Tensor) -> Tensor:
+        weight = self.gate_up[expert]
+        return product(rows, weight) if self.fast else functional.linear(rows, weight)
+
+    def second(self, expert: int, rows: Tensor) -> Tensor:
+        weight = self.down[expert]  # lies the other way round, which takes oneDNN some rows to make up for
+        return product(rows, weight.T) if self.fast and len(rows) >= TURNED_ROWS else rows @ weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedExperts(ExpertLoop):
+    """Packed weights of every expert."""
+
+    gate_up: tuple[Tensor, ...]
+    down: tuple[Tensor, ...]
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, gate_up: Float[Tensor, "experts inner2 width"], down: Float[Tensor, "experts inner width"]
+    ) -> "PackedExperts":
+        """Packed copies of stacked weights."""
+        return cls(tuple(pack(one) for one in gate_up), tuple(pack(one.T) for one in down))
+
+    def first(self, expert: int, rows: Tensor) -> Tensor:
+        return product(rows, self.gate_up[expert])
+
+    def second(self, expert: int, rows: Tensor) -> Tensor:
+        return product(rows, self.down[expert])

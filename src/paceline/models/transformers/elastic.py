@@ -130,13 +130,14 @@ class ElasticTransformers:
         option = family.overview_option(shared.processor)
         text = family.prompt(shared.processor, prompt)
         memory = TowerMemory(family.overview_position)
-        inputs = shared.process([picture], [text], option)
+        shown = family.overview_image(shared.processor, picture)
+        inputs = shared.process([shown], [text], option)
         with turned(TurnedKnobs()), remembering(memory):
             encoded = shared.encode_overview(inputs)
         tokens = shared.image_tokens(encoded)
         ids = torch.tensor(question_ids, device=shared.device)
         question = shared.model.get_input_embeddings()(ids)
-        counted = shared.count((picture.height, picture.width), option)
+        counted = shared.count((shown.height, shown.width), option)
         state = OverviewState(picture, text, memory, inputs["input_ids"].shape[1] - counted.layout_tokens)
         width = tokens.shape[1]
         values = to_host(pooled(tokens, question))

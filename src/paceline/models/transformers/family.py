@@ -93,6 +93,10 @@ class Family:
         """
         return inputs
 
+    def overview_image(self, processor: Any, image: Image.Image) -> Image.Image:
+        """The image as its overview is made from it: smaller where that gives the same overview sooner."""
+        return image
+
     def overview_option(self, processor: Any) -> int | None:
         """The option under which the image is its overview and nothing else."""
         options = self.image_options(processor)

@@ -47,16 +47,18 @@ class LlavaNext(Family):
         option: int | None,
         overviews: Sequence[Tensor | None] | None,
     ) -> dict[str, Any]:
+        if overviews is None:
+            return inputs
         pixels = inputs["pixel_values"].clone()
-        for index, image in enumerate(images):
-            base = overviews[index] if overviews is not None else None
-            if base is None:
-                side = self._side(processor)
-                grids = [[side, side]]  # no grid beside the base tile that costs anything
-                base = processor.image_processor([image], image_grid_pinpoints=grids, return_tensors="pt")
-                base = base["pixel_values"][:, 0]
-            pixels[index, 0] = base[0].to(pixels)
+        for index, base in enumerate(overviews):
+            if base is not None:
+                pixels[index, 0] = base[0].to(pixels)
         return {**inputs, "pixel_values": pixels}
+
+    def overview_image(self, processor: Any, image: Image.Image) -> Image.Image:
+        """The base tile itself: the grid beside it, which no overview needs, costs no pass over a large image then."""
+        side = self._side(processor)
+        return image.resize((side, side), processor.image_processor.resample)
 
     def count(self, processor: Any, size: tuple[int, int], option: int | None) -> ImageCount:
         prepared = self._prepared(processor, size, option)
