@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -89,3 +90,21 @@ def test_one_expert_is_missing(directories: dict[str, Path], name: str, message:
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=message):
         load_model(copy)
+
+
+def test_settings_of_sampling_are_not_read_and_nothing_is_logged(
+    directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As public checkpoints have them; answers are greedy."""
+    copy = Path(shutil.copytree(directories["qwen2_5_vl"], tmp_path / "mine"))
+    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 5}
+    settings = json.loads((copy / "generation_config.json").read_text())
+    (copy / "generation_config.json").write_text(json.dumps({**settings, **sampling}))
+    expected = answer(opened(directories["qwen2_5_vl"]))
+    model = opened(copy)
+    said: list[str] = []
+    root = logging.getLogger("transformers")
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    monkeypatch.setattr(logging.Logger, "callHandlers", lambda self, record: said.append(record.getMessage()))
+    assert answer(model) == expected
+    assert said == []

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from paceline.models.phase_clock import PhaseClock
 
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "typical_p": 1.0}
+"""Transformers' own defaults of sampling: what is None would be filled from the checkpoint again, with a warning."""
+
 
 def greedy(model: Any) -> Any:
     """The checkpoint's own generation settings without sampling."""
@@ -19,7 +22,7 @@ def greedy(model: Any) -> Any:
     settings.num_beams = 1
     for name in ("temperature", "top_p", "top_k", "typical_p", "min_p", "max_length"):
         if hasattr(settings, name):
-            setattr(settings, name, None)
+            setattr(settings, name, NEUTRAL.get(name))
     return settings
 
 
