@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hf.exactness import Small, open_small
+from hf.opened import Small, open_small
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ import torch
 
 from hf import exactness
 from hf.checkpoints import picture
-from hf.exactness import NEW_TOKENS, Small, open_small
+from hf.exactness import NEW_TOKENS
+from hf.opened import Small, open_small
 from paceline.models.registry import load_model
 from paceline.models.transformers.elastic import ElasticTransformers
 from paceline.models.transformers.knob_state import TurnedKnobs, turned

@@ -6,24 +6,12 @@ from pathlib import Path
 import pytest
 
 from hf import exactness
-from hf.exactness import Small, open_small
+from hf.opened import SAVES_A_ROW, TILE_FAMILIES, Small, open_small
 
-NAMES = (
-    "internvl",
-    "llava_onevision",
-    "llava_next",
-    "idefics3",
-    "smolvlm",
-    "gemma3",
-    "aria",
-    "molmo2",
-    "llama4",
-)
-SAVES_A_ROW = ("internvl", "llava_onevision", "llava_next", "idefics3", "smolvlm", "gemma3", "molmo2")
 GetSmall = Callable[[str], Small]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TILE_FAMILIES)
 @pytest.mark.parametrize("kept", [(0, 2, 5), (0, 1, 2, 4)])
 def test_skipping_blocks_equals_a_model_without_them(
     small: GetSmall, name: str, kept: tuple[int, ...]
@@ -37,27 +25,27 @@ def test_fewer_experts_equal_a_model_built_with_them(small: GetSmall, tmp_path: 
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TILE_FAMILIES)
 def test_reusing_the_overview_changes_nothing(small: GetSmall, name: str) -> None:
     exactness.check_reuse(small(name), rows=name in SAVES_A_ROW)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TILE_FAMILIES)
 def test_threads_and_streams_are_what_they_are_alone(small: GetSmall, name: str) -> None:
     exactness.check_threads(small(name))
     exactness.check_threads_of_callers(small(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TILE_FAMILIES)
 def test_an_exception_leaves_nothing_behind(small: GetSmall, name: str) -> None:
     exactness.check_exception(small(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TILE_FAMILIES)
 def test_uninstalling_restores_the_model(small: GetSmall, name: str) -> None:
     exactness.check_uninstall(small(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TILE_FAMILIES)
 def test_a_deep_copy_runs_its_own_weights(small: GetSmall, name: str) -> None:
     exactness.check_copy(small(name))

@@ -10,7 +10,7 @@ from PIL import Image
 
 import paceline
 from command_line import run_json
-from hf.exactness import Small
+from hf.opened import Small
 from paceline.models.transformers.elastic import ElasticTransformers
 
 IMAGES, QUESTIONS = 24, ("How many?", "What colour is it?")

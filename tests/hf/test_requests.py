@@ -10,7 +10,8 @@ import torch
 from transformers import GenerationMixin, PreTrainedModel
 
 from hf.checkpoints import picture
-from hf.exactness import NEW_TOKENS, Small, open_small
+from hf.exactness import NEW_TOKENS
+from hf.opened import Small, open_small
 from paceline.errors import ModelError, PromptError
 from paceline.models.transformers import knob_state
 from paceline.models.transformers.elastic import ElasticTransformers

@@ -38,10 +38,9 @@ def own(options: MolmoEOptions) -> dict[str, int]:
 def default_knobs(options: MolmoEOptions) -> KnobSpace:
     """The default knob space where the model is large enough for it, or else one of its kind in the model's sizes.
 
-        >>> from paceline.models.facts import KnobFacts, ModelFacts
-    from paceline.models.molmoe.options import MOLMOE_1B
-        >>> default_knobs(MOLMOE_1B) == SEED_SPACE
-        True
+    >>> from paceline.models.molmoe.options import MOLMOE_1B
+    >>> default_knobs(MOLMOE_1B) == SEED_SPACE
+    True
     """
     most = limits(options)
     if all(max(map(int, knob.options)) <= most[knob.name] for knob in SEED_SPACE.knobs):
@@ -61,10 +60,9 @@ def default_knobs(options: MolmoEOptions) -> KnobSpace:
 def default_configuration(knobs: KnobSpace, options: MolmoEOptions) -> Configuration:
     """Every knob at what the model was trained with, or at the next option below it.
 
-        >>> from paceline.models.facts import KnobFacts, ModelFacts
-    from paceline.models.molmoe.options import MOLMOE_1B
-        >>> default_configuration(SEED_SPACE, MOLMOE_1B)
-        {'max_crops': 12, 'top_k': 8, 'num_active_blocks': 16}
+    >>> from paceline.models.molmoe.options import MOLMOE_1B
+    >>> default_configuration(SEED_SPACE, MOLMOE_1B)
+    {'max_crops': 12, 'top_k': 8, 'num_active_blocks': 16}
     """
     found: Configuration = {}
     for knob in knobs.knobs:
