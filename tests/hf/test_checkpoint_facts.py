@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from hf.checkpoints import picture
 from hf.exactness import Small, open_small
 from paceline.errors import PromptError
 from paceline.models.registry import load_model
@@ -51,3 +52,25 @@ def test_prompts_end_where_positions_do(small: GetSmall, tmp_path: Path) -> None
         model.generate_batch([overview], model.knobs.cheapest, 3)
     with pytest.raises(PromptError, match="give the image fewer tokens"):
         model.generate(overview, model.knobs.full, 2)
+
+
+def test_requests_are_padded_on_the_left_whatever_the_tokenizer_says(small: GetSmall, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(small("internvl").directory, tmp_path / "mine"))
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "right"}))
+    model = load_model(directory)
+    overviews = [model.overview(picture(90, 60, seed), "Why?" * (1 + 5 * seed)) for seed in range(2)]
+    alone = [model.generate(overview, model.knobs.full, 4).text for overview in overviews]
+    assert model.generate_batch(overviews, model.knobs.full, 4) == alone
+
+
+@pytest.mark.parametrize("name", ["aria", "llava_next", "idefics3"])
+def test_pixels_have_the_type_of_the_model(small: GetSmall, name: str) -> None:
+    model = load_model(small(name).directory, dtype="bfloat16")
+    assert model.describe()["dtype"] == "bfloat16"
+    overview = model.overview(picture(140, 60), "Why?")
+    assert overview.image_features.dtype == "float32"
+    for configuration in (model.knobs.cheapest, model.default_configuration):
+        answer = model.generate(overview, configuration, 3)
+        assert answer.workload == model.workload(overview, configuration)
+        assert model.generate_batch([overview], configuration, 3) == [answer.text]
