@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationMixin, PreTrainedModel
 
 from hf.checkpoints import picture
 from hf.exactness import NEW_TOKENS
@@ -14,7 +15,7 @@ from hf.opened import Small, open_small
 from paceline.errors import ModelError, PromptError
 from paceline.models.transformers import knob_state
 from paceline.models.transformers.elastic import ElasticTransformers
-from paceline.models.transformers.generation import StopStrings
+from paceline.models.transformers.generation import StopStrings, greedy
 from paceline.models.transformers.opening import load_transformers
 
 GetSmall = Callable[[str], Small]
@@ -116,6 +117,26 @@ def test_answers_end_with_the_end_token(small: GetSmall, monkeypatch: pytest.Mon
         assert model.generate_batch(overviews, configuration, NEW_TOKENS) == [answer.text, second.text]
 
 
+def test_answers_are_greedy_whatever_the_checkpoint_asks_for(
+    small: GetSmall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = small("internvl")
+    overview, configuration = opened.overview(), opened.model.default_configuration
+    expected = opened.model.generate(overview, configuration, NEW_TOKENS).tokens
+    settings: Any = opened.shared.model.generation_config
+    asked = {"do_sample": True, "temperature": 9.0, "top_k": 50, "num_beams": 3, "max_length": 5}
+    for name, value in {**asked, "cache_implementation": "static"}.items():
+        monkeypatch.setattr(settings, name, value)
+    model = ElasticTransformers(opened.shared)
+    assert [model.generate(overview, configuration, NEW_TOKENS).tokens for _ in range(3)] == [expected] * 3
+    assert "".join(model.stream(overview, configuration, NEW_TOKENS)).strip()
+    assert (greedy(opened.shared.model).cache_implementation, settings.cache_implementation) == (
+        None,
+        "static",
+    )
+    assert greedy(opened.shared.model).disable_compile  # on a GPU a fixed cache would have it compiled
+
+
 @pytest.mark.parametrize("count", [0, -1])
 def test_answers_of_no_length_are_refused(small: GetSmall, count: int) -> None:
     model, overview = small("internvl").model, small("internvl").overview()
@@ -176,6 +197,23 @@ def test_an_error_in_a_stream_reaches_its_reader(small: GetSmall) -> None:
             list(opened.model.stream(overview, opened.model.knobs.cheapest, NEW_TOKENS))
     finally:
         handle.remove()
+
+
+# What `generate` would write on the model
+
+
+def test_experts_are_computed_alike_in_every_phase(small: GetSmall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU `generate` would switch them for all requests as long as one decodes."""
+    model: Any = small("qwen3_vl_moe").shared.model
+    plain: Any = GenerationMixin
+    monkeypatch.setattr(PreTrainedModel, "device", property(lambda self: torch.device("cuda")))
+    before = model.get_experts_implementation()
+    assert "grouped_mm" in before.values()
+    with model._optimize_model_for_decode():
+        assert model.get_experts_implementation() == before
+    with plain._optimize_model_for_decode(model):  # without our instruments it does
+        assert model.get_experts_implementation() != before
+    assert model.get_experts_implementation() == before
 
 
 # After uninstalling

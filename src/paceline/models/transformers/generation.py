@@ -20,6 +20,8 @@ def greedy(model: Any) -> Any:
     settings = copy.deepcopy(model.generation_config)
     settings.do_sample = False
     settings.num_beams = 1
+    settings.cache_implementation = None  # some checkpoints ask for a cache of fixed length,
+    settings.disable_compile = True  # with which the model would be compiled anew for every configuration
     for name in ("temperature", "top_p", "top_k", "typical_p", "min_p", "max_length"):
         if hasattr(settings, name):
             setattr(settings, name, NEUTRAL.get(name))

@@ -19,6 +19,7 @@ from paceline.models.transformers.instruments import (
     Instruments,
     find_routers,
     instrument_blocks,
+    instrument_decoding,
     instrument_kept_aside,
     instrument_routers,
 )
@@ -54,6 +55,7 @@ class Instrumented:
         self.instruments = Instruments()
         instrument_blocks(self.instruments, self.blocks)
         instrument_routers(self.instruments, self.routers)
+        instrument_decoding(self.instruments, self.model)
         instrument_kept_aside(self.instruments, self.model, family.kept_aside)
         tower = family.tower(self.model)
         if tower is not None:

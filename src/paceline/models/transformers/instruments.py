@@ -7,6 +7,7 @@ is giving the class back. A block that runs keeps its hooks; a skipped block cos
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from types import CodeType
 from typing import Any
 
@@ -17,6 +18,8 @@ from paceline.models.transformers import knob_state
 
 TOP_K = "top_k"
 ROPE_DELTAS = "rope_deltas"
+DECODING = "_optimize_model_for_decode"
+"""The method of transformers that changes the model while it decodes."""
 
 
 class Instruments:
@@ -99,6 +102,16 @@ def instrument_kept_aside(
         found = names & module.__dict__.keys()
         if found:
             instruments.replace(module, **{name: _kept_aside(name) for name in sorted(found)})
+
+
+def instrument_decoding(instruments: Instruments, model: nn.Module) -> None:
+    """Experts that are computed while decoding as in the prefill.
+
+    Beside a CPU, `generate` would write another way on the model's configuration while it decodes, and put back what it
+    found: requests at the same time would see each other's, and leave the wrong one behind.
+    """
+    if hasattr(model, DECODING):
+        instruments.replace(model, **{DECODING: lambda self: nullcontext()})
 
 
 def _kept_aside(attribute: str) -> property:
