@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hf.exactness import Small, open_small
+from hf.opened import Small, open_small
 from paceline.errors import PromptError
 from paceline.models.registry import load_model
 
