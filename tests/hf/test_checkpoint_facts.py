@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hf.checkpoints import picture
-from hf.exactness import Small, open_small
+from hf.opened import Small, open_small
 from paceline.errors import PromptError
 from paceline.models.registry import load_model
 

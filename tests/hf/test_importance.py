@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from hf import exactness
 from hf.checkpoints import END_ID
-from hf.exactness import Small
+from hf.opened import Small
 from paceline.knobs import Knob, KnobSpace
 from paceline.models.block_importance import rank_by_loss
 from paceline.models.transformers.elastic import ElasticTransformers

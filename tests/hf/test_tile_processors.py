@@ -1,5 +1,6 @@
 """What the tile families do to images and prompts is what the real processors do, checked family by family."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,18 @@ def test_the_last_tile_of_idefics3_is_close_to_the_processors(along: int) -> Non
         levels = (overview[0, 0] - split[0, -1]).abs() * 127.5  # pixels are normalised to [-1, 1]
         assert 0 < levels.mean() < 0.5
         assert levels.max() < 10
+
+
+def test_idefics3_that_does_not_split_by_itself(small: GetSmall) -> None:
+    processor = copy.copy(small("idefics3").shared.processor)
+    processor.image_processor = Idefics3ImageProcessorPil(
+        size={"longest_edge": 112}, max_image_size={"longest_edge": 28}, do_image_splitting=False
+    )
+    family = small("idefics3").shared.family
+    assert family.image_options(processor) == (1, 4, 9, 16)
+    assert family.default_option(processor) == 1
+    assert family.image_kwargs(processor, None) == {"do_image_splitting": False}
+    assert family.count(processor, (60, 90), None).tiles == 1
 
 
 @settings(max_examples=80, deadline=None)

@@ -31,6 +31,9 @@ class Idefics3(Family):
     def image_options(self, processor: Any) -> tuple[int, ...]:
         return tuple(side**2 for side in range(1, self._most(processor) + 1))
 
+    def default_option(self, processor: Any) -> int:
+        return self._most(processor) ** 2 if processor.image_processor.do_image_splitting else 1
+
     def image_kwargs(self, processor: Any, option: int | None) -> dict[str, Any]:
         side = self._along(processor, option)
         if side == 1:
@@ -80,7 +83,7 @@ class Idefics3(Family):
 
     def _along(self, processor: Any, option: int | None) -> int:
         """Tiles along the longer side."""
-        return self._most(processor) if option is None else math.isqrt(option)
+        return math.isqrt(self.default_option(processor) if option is None else option)
 
 
 def grid(size: tuple[int, int], side: int, tile: int) -> tuple[int, int]:
