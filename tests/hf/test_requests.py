@@ -1,10 +1,12 @@
 """Requests at their edges: forged prompts, stop strings, ends, streams that nobody reads to the end."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationMixin, PreTrainedModel
@@ -91,6 +93,8 @@ def test_an_answer_ends_before_a_stop_string(small: GetSmall, monkeypatch: pytes
         answer = opened.model.generate(overview, configuration, NEW_TOKENS, stop=("\n",))
         assert answer.tokens == whole[: first + 1]
         assert (answer.text, answer.finish_reason) == ("x" * first, "stop")
+        earlier = opened.model.generate(overview, configuration, NEW_TOKENS, stop=("\n", "x\n"))
+        assert earlier.text == "x" * (first - 1)  # of two that end there the one that begins first
 
 
 def test_answers_end_with_the_end_token(small: GetSmall, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +149,41 @@ def test_answers_of_no_length_are_refused(small: GetSmall, count: int) -> None:
             ask(overview, model.knobs.full, count)
     with pytest.raises(ModelError, match=f"max_new_tokens: got {count}, expected at least 1"):
         model.generate_batch([overview], model.knobs.full, count)
+
+
+def test_phases_are_timed_apart(small: GetSmall) -> None:
+    """The tower takes 40 ms more than it does, the prompt none, every further token 10 ms."""
+    opened = small("internvl")
+    overview, calls = opened.overview(), []
+    tower: Any = opened.shared.family.tower(opened.shared.model)
+
+    def wait(*given: Any) -> None:
+        calls.append(given)
+        time.sleep(0.010 if len(calls) > 1 else 0)
+
+    handles = [
+        opened.shared.blocks[0].register_forward_pre_hook(wait),
+        tower.register_forward_pre_hook(lambda *given: time.sleep(0.040)),
+    ]
+    try:
+        answer = opened.model.generate(overview, opened.model.default_configuration, NEW_TOKENS)
+    finally:
+        for handle in handles:
+            handle.remove()
+    times = answer.timings
+    assert len(answer.tokens) == len(calls) == NEW_TOKENS
+    assert times.vision_ms > 40
+    assert times.decode_ms > 10 * (NEW_TOKENS - 1)
+    assert times.first_token_ms == pytest.approx(times.vision_ms + times.prefill_ms)
+    assert times.total_ms == pytest.approx(times.first_token_ms + times.decode_ms)
+
+
+def test_question_features_are_those_of_its_tokens(small: GetSmall) -> None:
+    opened = small("internvl")
+    overview = opened.overview(question="Why?")
+    embedded = opened.shared.model.get_input_embeddings().weight[opened.shared.question_ids("Why?")]
+    assert len(embedded) == 4
+    np.testing.assert_allclose(overview.question_features, embedded.mean(0).numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("stop", ["abc", ("",), (1,)])
