@@ -366,6 +366,22 @@ def test_untested_cells_are_never_feasible_and_never_a_target():
     assert groups.feasible[0].sum() == 26
 
 
+@pytest.mark.parametrize("algorithm", ["grpo_warm", "grpo"])
+def test_configurations_of_equal_time_are_told_apart_by_accuracy_alone(algorithm):
+    table = make_table()
+    same = np.full(len(table.actions), 20.0)
+    latency = LatencyEstimator.constant(table.space, table.actions, same, upper_ratio=1.5, facts={})
+    ranges = context_ranges(training_problems(table, latency)[0])
+    assert (ranges.budget_low_ms, ranges.budget_high_ms) == pytest.approx((30.0, 30.3))
+    options = (
+        dataclasses.replace(SMALL, algorithm=algorithm)
+        if algorithm == "grpo_warm"
+        else TrainOptions(algorithm=algorithm, reference=QUICK_REFERENCE)
+    )
+    trained = train_controller_policy(table, latency, options)
+    assert (trained.spec.budget_low_ms, trained.spec.budget_high_ms) == (10.0, 20.0)
+
+
 def test_contexts_are_hard_or_priced_and_cover_their_ranges():
     train, _ = training_problems(make_table(), make_latency())
     ranges = context_ranges(train)

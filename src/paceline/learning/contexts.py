@@ -33,6 +33,18 @@ class ContextRanges:
     )
     budget_parts: Parts | None = None  # positions that budgets are drawn from, see `budget_parts`; None: all
 
+    @classmethod
+    def over(
+        cls, budget_low_ms: float, budget_high_ms: float, price_low: float, price_high: float
+    ) -> "ContextRanges":
+        """Ranges whose budgets are never a single one, also where every configuration takes the same time."""
+        return cls(
+            budget_low_ms=budget_low_ms,
+            budget_high_ms=max(budget_high_ms, 1.01 * budget_low_ms),
+            price_low=price_low,
+            price_high=price_high,
+        )
+
     def budgets_at(self, position: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Budgets in ms of positions in [0, 1]: geometric between the ends, or between the knots around it.
 
@@ -54,21 +66,14 @@ def context_ranges(problem: DecisionProblem) -> ContextRanges:
     """
     if problem.runtime_ms is not None:
         low, high = np.quantile(problem.runtime_ms[problem.tested], DEADLINE_QUANTILES)
-        return ContextRanges(
-            budget_low_ms=float(low),
-            budget_high_ms=float(max(high, 1.01 * low)),
-            price_low=0.0,
-            price_high=0.0,
-        )
+        return ContextRanges.over(float(low), float(high), 0.0, 0.0)
     low, high = price_range(
         problem.configuration_means(problem.accuracy),
         problem.configuration_means(problem.mean_ms),
         problem.full_latency_ms,
     )
     upper = problem.configuration_means(problem.upper_ms)
-    return ContextRanges(
-        budget_low_ms=float(upper.min()), budget_high_ms=float(upper.max()), price_low=low, price_high=high
-    )
+    return ContextRanges.over(float(upper.min()), float(upper.max()), low, high)
 
 
 def balanced_over_budgets(ranges: ContextRanges, problem: DecisionProblem) -> ContextRanges:

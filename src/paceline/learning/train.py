@@ -135,6 +135,8 @@ def spec_of(
     low, high = float(means.min()), float(means.max())
     if train.runtime_ms is not None:  # budgets are deadlines, which need not be near any mean
         low, high = ranges.budget_low_ms, ranges.budget_high_ms
+    if not low < high:  # one time for all: any range tells it from no limit
+        low, high = 0.5 * low, high
     columns = (table.image_width, table.features.shape[1] - table.image_width)
     image_width, question_width = table.feature_choice.widths(*columns)
     reads_price = options.output == "logits"

@@ -27,9 +27,7 @@ def ranges_of(problem: Problem) -> ContextRanges:
     unit = float(problem.configuration_mean_ms[problem.full])
     low, high = price_range(problem.accuracy.mean(axis=0), problem.configuration_mean_ms, unit)
     upper = problem.upper_ms.mean(axis=0)
-    return ContextRanges(
-        budget_low_ms=float(upper.min()), budget_high_ms=float(upper.max()), price_low=low, price_high=high
-    )
+    return ContextRanges.over(float(upper.min()), float(upper.max()), low, high)
 
 
 class ContextSource:
