@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from paceline.errors import ModelError, PromptError
 from paceline.models.transformers import knob_state
 from paceline.models.transformers.elastic import ElasticTransformers
 from paceline.models.transformers.generation import StopStrings, greedy
+from paceline.models.transformers.instrumented import reserved_tokens
 from paceline.models.transformers.opening import load_transformers
 
 GetSmall = Callable[[str], Small]
@@ -57,6 +59,20 @@ def test_families_that_nobody_described_refuse_them_too(tmp_path: Path) -> None:
     model = load_transformers(tmp_path, name="mine")
     with pytest.raises(PromptError, match=r"got the special tokens \['<eos>'\]"):
         model.overview(picture(60, 60), "Why?<eos>")
+
+
+def test_reserved_are_special_tokens_and_those_that_stand_for_images() -> None:
+    """By hand: a special one, one that the configuration names, not the unknown one nor what is only added."""
+    names = {0: "<unk>", 3: "<eos>", 5: "<image>", 7: "<loc1>"}
+    tokenizer = SimpleNamespace(
+        added_tokens_decoder={index: SimpleNamespace(special=index in (0, 3)) for index in names},
+        all_special_ids=[0, 3],
+        unk_token_id=0,
+        convert_ids_to_tokens=names.get,
+    )
+    config = SimpleNamespace(image_token_id=5, pad_token_id=7, hidden_size=3)
+    checkpoint: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer), config=config)
+    assert reserved_tokens(checkpoint) == {3: "<eos>", 5: "<image>"}
 
 
 def test_questions_that_are_no_text_are_refused(small: GetSmall) -> None:
