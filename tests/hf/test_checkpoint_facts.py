@@ -32,6 +32,13 @@ def test_a_checkpoint_is_the_same_whenever_it_is_loaded(small: GetSmall, tmp_pat
     assert load_model(directory).describe()["revision"] != facts["revision"]
 
 
+def test_a_checkpoint_tells_which_prompts_it_is_given(small: GetSmall, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(small("internvl").directory, tmp_path / "mine"))
+    assert load_model(directory).describe()["prompt"] == "chat template"
+    (directory / "chat_template.jinja").unlink()
+    assert load_model(directory).describe()["prompt"] == "plain: the image, then the question"
+
+
 def test_another_block_ranking_keeps_the_knobs(small: GetSmall) -> None:
     model = small("internvl").model
     space = model.knobs

@@ -107,6 +107,7 @@ class ElasticTransformers:
             "device": str(self.shared.device),
             "block_ranking": list(self.block_ranking),
             "image_processor": type(self.shared.processor.image_processor).__name__,
+            "prompt": self.family.prompt_format(self.shared.processor),
             "ignored_tensors": len(checkpoint.ignored),
             "transformers": importlib.metadata.version("transformers"),
         }

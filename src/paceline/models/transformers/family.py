@@ -16,6 +16,9 @@ from paceline.knobs import Knob
 from paceline.models.transformers.instruments import ROPE_DELTAS
 from paceline.models.transformers.tower import Position
 
+CHAT, PLAIN = "chat template", "plain: the image, then the question"
+"""Formats of prompts."""
+
 Unit = Literal["crops", "tiles", "pixels"]
 
 
@@ -116,9 +119,13 @@ class Family:
 
     # The prompt
 
+    def prompt_format(self, processor: Any) -> str:
+        """Which of the two formats prompts have; manifests say it, since answers hang on it."""
+        return CHAT if getattr(processor, "chat_template", None) else PLAIN
+
     def prompt(self, processor: Any, question: str) -> str:
         """The prompt with the image's placeholder, by the checkpoint's chat template."""
-        if not getattr(processor, "chat_template", None):
+        if self.prompt_format(processor) == PLAIN:
             return self.plain_prompt(processor, question)
         content = [{"type": "image"}, {"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}]
