@@ -14,7 +14,7 @@ from paceline.runtime.controller import Controller
 from paceline.runtime.many import FIELDS, ContextBatch
 from paceline.runtime.onnx_backend import OnnxWeigher
 
-BACKENDS = ("numpy", "onnx", "torch")
+BACKENDS = ("native", "numpy", "onnx", "torch")
 DEFAULT = "paceline"
 
 

@@ -28,7 +28,7 @@ from benchmarks.record import write_result
 from paceline.runtime.controller import Controller
 from paceline.runtime.storage import SHIPPED
 
-BACKENDS = ("default", "numpy", "onnx", "torch")
+BACKENDS = ("default", "native", "numpy", "onnx", "torch")
 LOAD_MS, DIRECTORY_BYTES = 150.0, 5_000_000
 """The bars: `Controller.load` at most, and the controller directory at most."""
 BYTES_PER_DECISION = 1.0

@@ -15,13 +15,8 @@ from fakes import FAKE_SPACE, OVERVIEW_MS, FakeModel, FakeTask
 from paceline.errors import BudgetError, ControllerError, InfeasibleBudgetError
 from paceline.runtime.adaptive import AdaptiveModel
 from paceline.runtime.average import AverageBudget
-from paceline.runtime.calibration import (
-    MachineCalibration,
-    calibration_key,
-    hardware_facts,
-    measure_machine,
-    synthetic_image,
-)
+from paceline.runtime.calibration import MachineCalibration, calibration_key, measure_machine, synthetic_image
+from paceline.runtime.hardware import hardware_facts
 
 
 def adaptive_on(speed: float = 1.0, **options: Any) -> Any:

@@ -15,14 +15,15 @@ import pytest
 
 import paceline.runtime.backends as backends
 from controllers import context, controller, table
-from paceline.errors import ControllerError
+from paceline.errors import ControllerError, DependencyError
+from paceline.policies.native_policy import NativePolicy, compiled
 from paceline.runtime.backends import with_backend
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context
 from paceline.runtime.exports import decided_digest
 from paceline.runtime.onnx_backend import OnnxWeigher, open_session
 from paceline.workflows.exporting import ExportOptions, export_controller
-from policy_forms import FORMS, form_context, form_controller
+from policy_forms import FORMS, form_context, form_controller, form_spec
 
 REQUESTS = (
     {"budget_ms": 40.0},
@@ -34,6 +35,10 @@ REQUESTS = (
     {"budget_ms": 0.5, "when_infeasible": "best_effort"},
     {"average": 0.01},
 )
+
+
+NATIVE = ("native",) if compiled() is not None else ()
+"""Installed without a C compiler there is one backend less."""
 
 
 @cache
@@ -54,9 +59,9 @@ def copied(exported, tmp_path) -> Path:
 
 
 def test_every_backend_decides_alike(exported):
-    loaded = [Controller.load(exported, backend=name) for name in ("numpy", "torch")]
+    loaded = [Controller.load(exported, backend=name) for name in ("numpy", *NATIVE, "torch")]
     loaded.append(Controller.load(exported, backend="onnx", precision="fp32"))
-    assert [each.backend for each in loaded] == ["numpy", "torch", "onnx"]
+    assert [each.backend for each in loaded] == ["numpy", *NATIVE, "torch", "onnx"]
     for index in range(25):
         for request in REQUESTS:
             ours, *others = (each.decide(context(index), **request) for each in loaded)
@@ -80,21 +85,48 @@ def test_torch_decides_as_numpy_for_every_form(form):
         )
 
 
+@pytest.mark.skipif(not NATIVE, reason="installed without a C compiler")
+@pytest.mark.parametrize("form", [form for form in FORMS if NativePolicy.serves(form_spec(form))])
+def test_compiled_code_decides_as_numpy_for_every_form_that_it_serves(form):
+    ours = form_controller(form)
+    theirs = with_backend(ours, "native")
+    assert theirs.backend == "native"
+    for index in range(10):
+        seen = form_context(form, index)
+        for request in (*REQUESTS, {"average": 20.0, "elapsed_ms": 3.0}):
+            expected, found = (each.decide(seen, **request) for each in (ours, theirs))
+            assert (found.action, found.reason) == (expected.action, expected.reason)
+            np.testing.assert_allclose(found.candidates.values, expected.candidates.values, atol=2e-5)
+
+
+def test_a_policy_that_compiled_code_does_not_serve_is_refused_and_auto_passes_it_by(tmp_path):
+    with pytest.raises(ControllerError, match="backend 'native': got a policy with head 'continuous'"):
+        with_backend(form_controller("continuous"), "native")
+    assert with_backend(form_controller("continuous"), cache_dir=tmp_path).backend == "numpy"
+
+
+def test_an_installation_without_a_compiler_is_told_so_and_auto_does_without(exported, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "paceline.policies._native", None)
+    with pytest.raises(DependencyError, match="backend 'native' needs the compiled part"):
+        Controller.load(exported, backend="native")
+    assert Controller.load(exported, cache_dir=tmp_path).backend in ("numpy", "onnx")
+
+
 def test_a_backend_survives_another_machines_scale(exported):
-    slow = {name: Controller.load(exported, backend=name) for name in ("numpy", "onnx")}
+    slow = {name: Controller.load(exported, backend=name) for name in ("numpy", *NATIVE, "onnx")}
     for name, each in slow.items():
         other = each.latency.rescaled(np.array([200.0, 210.0]), np.array([100.0, 100.0]))
         first = each.first_token_latency.rescaled(np.array([150.0]), np.array([100.0]))
         slow[name] = each.rescaled(latency=other, first_token_latency=first, overview_ms=2.0)
     for request in ({"budget_ms": 80.0}, {"first_token_budget_ms": 50.0}):
-        ours, theirs = (each.decide(context(), **request) for each in slow.values())
-        assert slow["onnx"].backend == "onnx"
-        np.testing.assert_allclose(theirs.candidates.mean_ms, ours.candidates.mean_ms, rtol=1e-5)
-        np.testing.assert_allclose(theirs.candidates.upper_ms, ours.candidates.upper_ms, rtol=1e-5)
-        np.testing.assert_allclose(
-            theirs.candidates.first_upper_ms, ours.candidates.first_upper_ms, rtol=1e-5
-        )
-        assert theirs.action == ours.action
+        ours, *others = (each.decide(context(), **request) for each in slow.values())
+        assert [each.backend for each in slow.values()] == list(slow)
+        for theirs in others:
+            seen, expected = theirs.candidates, ours.candidates
+            np.testing.assert_allclose(seen.mean_ms, expected.mean_ms, rtol=1e-5)
+            np.testing.assert_allclose(seen.upper_ms, expected.upper_ms, rtol=1e-5)
+            np.testing.assert_allclose(seen.first_upper_ms, expected.first_upper_ms, rtol=1e-5)
+            assert theirs.action == ours.action
 
 
 def test_many_threads_share_one_session(exported):
@@ -109,7 +141,8 @@ def test_many_threads_share_one_session(exported):
 def test_auto_measures_once_and_remembers(exported, tmp_path, monkeypatch):
     measured = []
 
-    def measure(owner):
+    def measure(owner, candidates):
+        assert candidates == ["numpy", *NATIVE, "onnx"]
         measured.append(owner)
         return {"numpy": 50.0, "onnx": 40.0}
 
@@ -125,15 +158,25 @@ def test_auto_measures_once_and_remembers(exported, tmp_path, monkeypatch):
 
 
 def test_auto_chooses_the_faster_by_real_measurements(exported, tmp_path):
-    assert Controller.load(exported, cache_dir=tmp_path).backend in ("numpy", "onnx")
+    assert Controller.load(exported, cache_dir=tmp_path).backend in ("numpy", *NATIVE, "onnx")
     [kept] = tmp_path.glob("*.json")
     value = json.loads(kept.read_text())
     times = value["microseconds"]
+    assert list(times) == ["numpy", *NATIVE, "onnx"]
     assert value["backend"] == min(times, key=times.get)
     assert all(0.0 < taken < 1e5 for taken in times.values())
 
 
-def test_auto_without_files_is_numpy_and_keeps_nothing(tmp_path):
+@pytest.mark.skipif(not NATIVE, reason="installed without a C compiler")
+def test_auto_without_files_chooses_between_numpy_and_compiled_code(tmp_path):
+    controller().save(tmp_path / "plain")
+    Controller.load(tmp_path / "plain", cache_dir=tmp_path / "cache")
+    [kept] = (tmp_path / "cache").glob("*.json")
+    assert list(json.loads(kept.read_text())["microseconds"]) == ["numpy", "native"]
+
+
+def test_auto_with_nothing_else_is_numpy_and_keeps_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "paceline.policies._native", None)
     controller().save(tmp_path / "plain")
     assert Controller.load(tmp_path / "plain", cache_dir=tmp_path / "cache").backend == "numpy"
     assert not (tmp_path / "cache").exists()
@@ -141,7 +184,11 @@ def test_auto_without_files_is_numpy_and_keeps_nothing(tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_said_and_no_error(exported, tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    assert Controller.load(exported, cache_dir=tmp_path / "file" / "below").backend in ("numpy", "onnx")
+    assert Controller.load(exported, cache_dir=tmp_path / "file" / "below").backend in (
+        "numpy",
+        *NATIVE,
+        "onnx",
+    )
     assert "the choice of backend could not be kept" in caplog.text
 
 
@@ -235,7 +282,7 @@ def test_a_file_that_is_no_model_is_refused():
 @pytest.mark.parametrize("name", ["image_features", "question_features"])
 def test_features_that_are_no_numbers_are_refused_by_every_backend(exported, name):
     features = np.array(getattr(context(), name))
-    for backend in ("numpy", "torch", "onnx"):
+    for backend in ("numpy", *NATIVE, "torch", "onnx"):
         loaded = Controller.load(exported, backend=backend)
         broken, narrow = features.copy(), features[:-1]
         broken[0] = np.nan
@@ -262,13 +309,12 @@ def test_the_digest_is_of_what_decides_but_not_of_the_machine():
     assert OnnxWeigher.backend == "onnx"
 
 
-def test_numpy_and_onnx_decide_without_torch_or_pandas(exported, tmp_path):
+def test_deciding_loads_neither_torch_nor_pandas(exported, tmp_path):
     code = """
 import sys
 import numpy as np
 from paceline.runtime.backends import with_backend
 from paceline.runtime.controller import Controller
-from paceline.runtime.decision import Context
 from paceline.runtime.decision import Context
 loaded = Controller.load(sys.argv[1], backend=sys.argv[2])
 spec, count = loaded.policy.spec, len(loaded.actions)
@@ -282,9 +328,9 @@ print(*(name for name in ("torch", "pandas", "onnx", "onnxruntime", "pyarrow", "
         backend: subprocess.run(
             [sys.executable, "-c", code, str(exported), backend], capture_output=True, text=True, check=True
         ).stdout.split()
-        for backend in ("numpy", "onnx")
+        for backend in ("numpy", *NATIVE, "onnx")
     }
-    assert found == {"numpy": [], "onnx": ["onnxruntime"]}
+    assert found == {**{name: [] for name in ("numpy", *NATIVE)}, "onnx": ["onnxruntime"]}
 
 
 def test_the_shipped_controller_is_small_and_was_checked():

@@ -43,7 +43,9 @@ def run(
         str, typer.Option(help="The model that reads the image: a shipped one or a directory.")
     ] = "tiny",
     calibrate: Annotated[bool, typer.Option(help="Scale the controller to this machine first; kept.")] = True,
-    backend: Annotated[str, typer.Option(help="What computes it: auto, numpy, onnx or torch.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="What computes it: auto, native, numpy, onnx or torch.")
+    ] = "auto",
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Say why, what other budgets would choose, and whose share it is."),

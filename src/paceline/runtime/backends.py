@@ -1,10 +1,10 @@
-"""Which library computes a controller's decisions: numpy, ONNX Runtime or torch; or the fastest, measured once."""
+"""What computes a controller's decisions: own compiled code, numpy, ONNX Runtime or torch; or the fastest of them."""
 
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from paceline.runtime.weighing import ScoredWeigher, Weigher
 if TYPE_CHECKING:
     from paceline.runtime.controller import Controller
 
-BACKENDS = ("auto", "numpy", "onnx", "torch")
+BACKENDS = ("auto", "native", "numpy", "onnx", "torch")
 ROUNDS, RUNS = 7, 60
 """The candidates of "auto" take turns in rounds of so many decisions; the median over rounds counts."""
 
@@ -39,14 +39,15 @@ def with_backend(
     """The controller with another backend.
 
     Args:
-        backend: of `BACKENDS`. "auto" is numpy, or the exported file where that is faster on this machine; it measures
-            once and keeps what it found under `cache_dir`, by default the user's cache directory.
+        backend: of `BACKENDS`. "auto" is the fastest on this machine of numpy, the compiled code and the exported file;
+            it measures once and keeps what it found under `cache_dir`, by default the user's cache directory.
         provider: of "onnx": "cpu", "cuda" or "tensorrt".
         precision: of "onnx": which exported file; None: the one that its checks chose.
 
     Raises:
-        ControllerError: an unknown backend, provider or precision, or a controller that was not exported.
-        DependencyError: the library is not installed.
+        ControllerError: an unknown backend, provider or precision, a controller that was not exported, or a policy that
+            the compiled code does not serve.
+        DependencyError: the library is not installed, or the package was installed without a C compiler.
     """
     if backend not in BACKENDS:
         raise ControllerError(f"backend: got {backend!r}, expected one of {list(BACKENDS)}")
@@ -59,9 +60,25 @@ def with_backend(
         backend = _fastest(controller, cache_dir)
     if backend == "numpy":
         return replace(controller, make_weigher=None)
+    if backend == "native":
+        return replace(controller, make_weigher=_native_weigher)
     if backend == "torch":
         return replace(controller, make_weigher=_torch_weigher)
     return replace(controller, make_weigher=_onnx_maker(controller, provider, precision))
+
+
+def _native_weigher(controller: "Controller") -> Weigher:
+    from paceline.policies.native_policy import NativePolicy
+
+    policy = NativePolicy(controller.policy)
+    return ScoredWeigher(
+        policy,
+        "native",
+        space=controller.space,
+        actions=controller.actions,
+        scale=controller.scale,
+        choose=policy.choose,
+    )
 
 
 def _torch_weigher(controller: "Controller") -> Weigher:
@@ -95,18 +112,31 @@ def _onnx_maker(
 
 
 def _fastest(controller: "Controller", cache_dir: Path | None) -> str:
-    """ "numpy" or "onnx": what is faster here. Without exported files or ONNX Runtime there is nothing to measure."""
-    if controller.exports is None or find_spec("onnxruntime") is None:
-        return "numpy"
+    """The candidate that is fastest here, measured or kept; of one candidate there is nothing to measure."""
+    candidates = _candidates(controller)
+    if len(candidates) == 1:
+        return candidates[0]
     directory = cache_dir or _default_directory()
-    path = directory / f"{_key(controller)}.json"
-    kept = _read(path)
+    path = directory / f"{_key(controller, candidates)}.json"
+    kept = _read(path, candidates)
     if kept is not None:
         return kept
-    microseconds = _measure(controller)
+    microseconds = _measure(controller, candidates)
     backend = min(microseconds, key=lambda name: microseconds[name])
     _keep(path, {"backend": backend, "microseconds": microseconds})
     return backend
+
+
+def _candidates(controller: "Controller") -> list[str]:
+    """What "auto" chooses from: numpy, the compiled code if it is there and serves the policy, an exported file."""
+    from paceline.policies.native_policy import NativePolicy, compiled
+
+    found = ["numpy"]
+    if NativePolicy.serves(controller.policy.spec) and compiled() is not None:
+        found.append("native")
+    if controller.exports is not None and find_spec("onnxruntime") is not None:
+        found.append("onnx")
+    return found
 
 
 def _default_directory() -> Path:
@@ -115,27 +145,33 @@ def _default_directory() -> Path:
     return Path(platformdirs.user_cache_dir("paceline")) / "backends"
 
 
-def _key(controller: "Controller") -> str:
-    """Hash of what the speed depends on: files, processor and versions of the libraries."""
-    from paceline.runtime.calibration import hardware_facts
+def _key(controller: "Controller", candidates: Sequence[str]) -> str:
+    """Hash of what the speed depends on: policy, files, processor and versions of the libraries."""
+    from paceline.runtime.hardware import hardware_facts
 
-    assert controller.exports is not None
-    facts = {
-        "files": {name: file["sha256"] for name, file in controller.exports.files.items()},
-        "chosen": controller.exports.record["chosen"],
+    facts: dict[str, Any] = {
+        "policy": repr(controller.policy.spec),
+        "candidates": list(candidates),
         "processor": hardware_facts()["processor"],
-        "libraries": [__version__, np.__version__, version("onnxruntime")],
+        "libraries": [__version__, np.__version__],
     }
+    if "onnx" in candidates:
+        assert controller.exports is not None
+        facts |= {
+            "files": {name: file["sha256"] for name, file in controller.exports.files.items()},
+            "chosen": controller.exports.record["chosen"],
+            "onnxruntime": version("onnxruntime"),
+        }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _measure(controller: "Controller") -> dict[str, float]:
+def _measure(controller: "Controller", candidates: Sequence[str]) -> dict[str, float]:
     """Median microseconds of a decision by backend, taking turns."""
-    candidates = {name: with_backend(controller, name) for name in ("numpy", "onnx")}
+    controllers = {name: with_backend(controller, name) for name in candidates}
     context, budgets = _some_request(controller)
     rounds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(ROUNDS + 1):
-        for name, candidate in candidates.items():
+        for name, candidate in controllers.items():
             started = time.thread_time()
             for budget in budgets:
                 candidate.decide(context, budget=budget)
@@ -167,11 +203,11 @@ def _some_request(controller: "Controller") -> tuple[Context, list[Any]]:
     return context, budgets.tolist()
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Path, candidates: Sequence[str]) -> str | None:
     """The kept backend, or None; a damaged file is reported and measured again."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if value["backend"] not in ("numpy", "onnx"):
+        if value["backend"] not in candidates:
             raise ValueError(f"backend is {value['backend']!r}")
         return value["backend"]
     except FileNotFoundError:

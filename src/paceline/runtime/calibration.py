@@ -3,9 +3,6 @@
 import hashlib
 import json
 import math
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +17,7 @@ from paceline.errors import ControllerError, OutcomesError
 from paceline.knobs import Configuration
 from paceline.models.protocol import ElasticModel, Generation
 from paceline.runtime.controller import Controller
+from paceline.runtime.hardware import hardware_facts
 from paceline.runtime.storage import write_atomically
 
 SCHEMA_VERSION = 1
@@ -154,23 +152,6 @@ def calibration_key(model: ElasticModel, controller: Controller) -> str:
     """Hash of everything that a calibration depends on."""
     facts = {"controller": controller.fingerprint, "model": model.describe(), "hardware": hardware_facts()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def hardware_facts() -> dict[str, Any]:
-    """What sets this machine's speed: processor, cores this process may use, threads of torch if it is loaded."""
-    processor = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        processor = names[0] if names else processor
-    affinity = getattr(os, "sched_getaffinity", None)
-    torch = sys.modules.get("torch")
-    return {
-        "machine": platform.machine(),
-        "processor": processor,
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "torch_threads": torch.get_num_threads() if torch else None,
-    }
 
 
 def default_cache_dir() -> Path:

@@ -111,14 +111,14 @@ class Controller:
         """The controller in a directory, or a shipped one by its name ("tiny").
 
         Args:
-            backend: what computes decisions: "numpy", "onnx", "torch", or "auto", which measures once what is faster
-                of numpy and the exported file and keeps the answer under `cache_dir`.
+            backend: what computes decisions: "native", "numpy", "onnx", "torch", or "auto", which measures once which
+                of the first three is fastest and keeps the answer under `cache_dir`.
             provider, precision: of backend "onnx", see `backends.with_backend`.
 
         Raises:
             ControllerError: nothing there, a newer schema, or a missing, truncated or changed file; a backend that
                 does not exist or needs files that were not exported.
-            DependencyError: the backend's library is not installed.
+            DependencyError: the backend's library or compiled part is not installed.
         """
         from paceline.runtime.backends import with_backend
         from paceline.runtime.storage import load_controller
@@ -128,7 +128,7 @@ class Controller:
 
     @property
     def backend(self) -> str:
-        """What computes its decisions: "numpy", "onnx" or "torch"."""
+        """What computes its decisions: "native", "numpy", "onnx" or "torch"."""
         return self.weigher.backend
 
     def save(self, path: str | Path) -> None:

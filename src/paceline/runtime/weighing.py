@@ -1,6 +1,7 @@
 """How one decision is weighed: what limits it, what each configuration takes, and which of those that fit is best."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -56,7 +57,7 @@ class Weigher(Protocol):
 
     @property
     def backend(self) -> str:
-        """What computes: "numpy", "torch" or "onnx"."""
+        """What computes: of `backends.BACKENDS`, but never "auto"."""
         ...
 
     def __call__(self, context: Context, times: Times, limits: Limits) -> Candidates: ...
@@ -70,9 +71,16 @@ class ScoredWeigher:
     """A policy says what configurations are worth; limits, price and choice are plain numpy."""
 
     def __init__(
-        self, scorer: Scorer, backend: str, *, space: KnobSpace, actions: np.ndarray, scale: float
+        self,
+        scorer: Scorer,
+        backend: str,
+        *,
+        space: KnobSpace,
+        actions: np.ndarray,
+        scale: float,
+        choose: Callable[[np.ndarray, np.ndarray, np.ndarray], int] = choose_one,
     ) -> None:
-        self.scorer, self.backend = scorer, backend
+        self.scorer, self.backend, self.choose = scorer, backend, choose
         self.space, self.actions, self.scale = space, actions, scale
         self.spec = scorer.spec
         self.relative = self.spec.inputs.relative
@@ -103,7 +111,7 @@ class ScoredWeigher:
             upper_ms=upper_ms,
             first_upper_ms=first_ms,
             feasible=feasible,
-            chosen=choose_one(values, mean_ms, feasible),
+            chosen=self.choose(values, mean_ms, feasible),
         )
 
     def weigh_batch(self, controller: "Controller", batch: ContextBatch, limits: BatchLimits) -> Weighed:

@@ -12,9 +12,9 @@ from paceline.export.gates import Gate, check_models, fastest
 from paceline.export.precisions import DEFAULT_OPSET, FILES, Source, check_opset, export_models
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.outcomes.table import OutcomeTable
-from paceline.runtime.calibration import hardware_facts
 from paceline.runtime.controller import Controller
 from paceline.runtime.exports import Exports, decided_digest
+from paceline.runtime.hardware import hardware_facts
 from paceline.runtime.storage import sha256, write_atomically
 
 

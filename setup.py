@@ -1,0 +1,19 @@
+"""The compiled part of the package; everything else is in pyproject.toml.
+
+Optional: without a C compiler the package installs all the same and decides with numpy.
+"""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "paceline.policies._native",
+            sources=["src/paceline/policies/_native.c"],
+            extra_compile_args=["-O3"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
