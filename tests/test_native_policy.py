@@ -16,7 +16,7 @@ from paceline.errors import BudgetError, ControllerError, DependencyError
 from paceline.policies.decision import choose_one
 from paceline.policies.feature_scaling import FeatureScaling
 from paceline.policies.inputs import InputSpec
-from paceline.policies.native_policy import NativePolicy, compiled
+from paceline.policies.native_policy import FEW, NativePolicy, compiled
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
 from policy_forms import FORMS, form_arrays, form_features, form_spec
@@ -70,6 +70,25 @@ def test_every_served_form_says_what_numpy_says(form):
             for price in PRICES if spec.output == "logits" else (0.0,):
                 expected = spec.temperature * ours.scores(image, question, budget, price)
                 np.testing.assert_allclose(theirs.values(image, question, budget, price), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1])
+@pytest.mark.parametrize("form", ["joint", "joint logits"])
+def test_batches_of_any_size_are_scored_as_numpy_scores_them(form, count):
+    spec = form_spec(form)
+    ours, theirs = both(spec, form_arrays(spec))
+    image, question = form_features(form, count)
+    many, price = np.linspace(5.0, 80.0, count), 0.2 * (spec.output == "logits")
+    for budgets in (None, 20.0, many):
+        found, expected = (each.scores(image, question, budgets, price) for each in (theirs, ours))
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    if count:
+        np.testing.assert_allclose(
+            theirs.scores(image[0], question[0], 20.0, price),
+            ours.scores(image, question, 20.0, price)[0],
+            atol=1e-4,
+        )
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,6 +15,9 @@ from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.one_request import OneRequest
 from paceline.policies.spec import LINEAR_HEADS, PolicySpec
 
+FEW = 12
+"""Up to so many requests of a batch are scored one by one, which then takes less time."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,7 +59,7 @@ class NativePolicy:
                 "backend 'native' needs the compiled part of this package, which is missing; install the package again "
                 "where there is a C compiler, or use backend 'numpy'"
             )
-        self.policy, self.spec, self.scores = policy, policy.spec, policy.scores
+        self.policy, self.spec = policy, policy.spec
         self._actions = len(policy.spec.actions)
         self._values, self._best = _network(native, policy).values, native.best
 
@@ -64,6 +67,23 @@ class NativePolicy:
     def serves(spec: PolicySpec) -> bool:
         """Whether a policy can be compiled: pooled features and a head that is one linear layer."""
         return OneRequest.serves(spec)
+
+    def scores(
+        self,
+        image_features: np.ndarray,
+        question_features: np.ndarray,
+        budget_ms: np.ndarray | float | None = None,
+        price: np.ndarray | float = 0.0,
+    ) -> np.ndarray:
+        """`NumpyPolicy.scores`: a few requests one by one, many as products of matrices."""
+        if image_features.ndim == 1 or not 0 < len(image_features) <= FEW:
+            return self.policy.scores(image_features, question_features, budget_ms, price)
+        budgets, prices = (
+            np.broadcast_to(np.asarray(each, dtype=np.float64), len(image_features)).tolist()
+            for each in (math.inf if budget_ms is None else budget_ms, price)
+        )
+        rows = zip(image_features, question_features, budgets, prices, strict=True)
+        return np.array([self.values(*row) for row in rows]) / np.float32(self.spec.temperature)
 
     def values(
         self, image_features: np.ndarray, question_features: np.ndarray, budget_ms: float | None, price: float

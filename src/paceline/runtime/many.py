@@ -131,6 +131,8 @@ def decide_batch(
     )
     parts = [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
     made = [_decided(controller, batch.rows(part), limits.rows(part), when_infeasible) for part in parts]
+    if len(made) == 1:
+        return made[0]
     together = {
         name: np.concatenate([getattr(part, name) for part in made])
         for name in BatchDecision.__slots__
@@ -229,6 +231,8 @@ def _budget(name: str, value: Any, n: int) -> np.ndarray:
 
 def _column(name: str, value: Any, n: int, *, least: float, endless: bool = False) -> np.ndarray:
     """A number, or one per request, as float64 (n,); BudgetError for anything else."""
+    if type(value) is float and least <= value < math.inf:
+        return np.full(n, value)
     try:
         values = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
