@@ -35,7 +35,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "fingerprint": checkpoint.fingerprint,
         "state": json.dumps(checkpoint.state),
     }
-    tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     save_file(tensors, temporary, metadata=header)
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
