@@ -11,6 +11,7 @@ import numpy as np
 
 import paceline.learning.options as options_module
 from fakes import fake_table
+from input_tables import token_table
 from paceline.evaluation.times import fit_latency
 from paceline.learning.compute import Compute
 from paceline.learning.options import ALGORITHMS, TrainOptions
@@ -19,7 +20,6 @@ from paceline.learning.train import train_controller_policy
 from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.table import OutcomeTable
 from simulated_device import DEVICE, SecondDevice, register
-from test_inputs import token_table
 
 SMALL: dict[str, Any] = {"hidden": 16, "members": 2, "batch_size": 64, "warm_epochs": 3, "epochs": 2}
 WARM = {"algorithm": "grpo_warm"}

@@ -41,7 +41,7 @@ class Controller:
     """Chooses the configuration that is most likely to answer well within the budget.
 
     Immutable apart from a cache; one instance serves any number of threads. Get one with `load` or
-    `from_training`; `decide` needs numpy alone and takes tens of microseconds.
+    `from_training`; `decide` needs numpy alone and takes one or a few tens of microseconds.
     """
 
     space: KnobSpace
