@@ -15,11 +15,11 @@ from input_tables import token_table
 from paceline.evaluation.times import fit_latency
 from paceline.learning.compute import Compute
 from paceline.learning.options import ALGORITHMS, TrainOptions
-from paceline.learning.progress import SilentProgress
 from paceline.learning.train import train_controller_policy
 from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.table import OutcomeTable
 from simulated_device import DEVICE, SecondDevice, register
+from small_training import InterruptedTrainingError, Recorder
 
 SMALL: dict[str, Any] = {"hidden": 16, "members": 2, "batch_size": 64, "warm_epochs": 3, "epochs": 2}
 WARM = {"algorithm": "grpo_warm"}
@@ -49,25 +49,13 @@ def difference(first: TrainedPolicy, second: TrainedPolicy) -> float:
     return max(float(np.abs(array - second.arrays[name]).max()) for name, array in first.arrays.items())
 
 
-class StopAfter(SilentProgress):
-    """Ends a run after some epochs."""
-
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
-
-    def advance(self, steps: int = 1) -> None:
-        self.left -= steps
-        if self.left <= 0:
-            raise KeyboardInterrupt
-
-
 def resumed(table: OutcomeTable, options: TrainOptions) -> TrainedPolicy:
     """A run that was interrupted in each of its stages."""
     with tempfile.TemporaryDirectory() as directory:
-        for epochs in (2, 2):
+        for epochs in (2, 4):
             try:
-                trained(table, options, checkpoint_dir=Path(directory), progress=StopAfter(epochs))
-            except KeyboardInterrupt:
+                trained(table, options, checkpoint_dir=Path(directory), progress=Recorder(epochs))
+            except InterruptedTrainingError:
                 continue
             raise AssertionError("it was to be interrupted")
         return trained(table, options, checkpoint_dir=Path(directory))

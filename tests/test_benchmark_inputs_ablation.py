@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.generalisation import DATASETS
 from benchmarks.inputs_ablation import RARE, VARIANTS, Judged, ablate, compared, uneven
@@ -15,14 +14,6 @@ from paceline.outcomes.bootstrap import SceneBootstrap
 from paceline.outcomes.store import write_table
 
 QUICK = TrainOptions(algorithm="grpo_warm", hidden=8, members=1, warm_epochs=1, epochs=1, batch_size=64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_options_are_compared_with_the_default_and_missing_sets_are_listed(tmp_path):

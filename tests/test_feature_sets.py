@@ -35,14 +35,6 @@ SWEEP = ProfileOptions(configurations=3, samples=24, timed_samples=12, warmup=0,
 QUICK = TrainOptions(algorithm="grpo_warm", hidden=8, members=2, warm_epochs=1, epochs=1, batch_size=16)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def tiny():
     return load_model("tiny")

@@ -27,14 +27,6 @@ from paceline.learning.train import train_controller_policy
 from paceline.runtime.controller import Controller
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,171 +1,39 @@
-"""Training end to end on a table with a known structure; resume, options, and what cannot be learned from."""
+"""Training end to end on a table with a known structure: options, what is learned, and what cannot be."""
 
 import dataclasses
 import math
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fakes import fake_table
 from paceline.errors import TrainError
 from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.learning.contexts import context_ranges, sample_contexts, validation_contexts
 from paceline.learning.dataset import training_problems
 from paceline.learning.groups import GroupSource
-from paceline.learning.inputs import FittedInputs, fit_inputs
 from paceline.learning.options import ALGORITHMS, TrainOptions
 from paceline.learning.progress import Progress
 from paceline.learning.train import train_controller_policy
 from paceline.learning.trained import TrainedPolicy
-from paceline.learning.trainer import Trainer, stages_of
+from paceline.learning.trainer import stages_of
 from paceline.learning.validation import validate
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.decision import choose
-from paceline.policies.network import PolicyNetwork
-from paceline.policies.spec import PolicySpec
 from paceline.rewards import RewardParams, reward_v1, reward_v2
 from quick_options import QUICK_REFERENCE
-
-SMALL = TrainOptions(
-    algorithm="grpo_warm", hidden=16, members=2, batch_size=64, warm_epochs=4, epochs=3, checkpoint_every=1
+from small_training import (
+    SMALL,
+    Recorder,
+    inputs_of,
+    make_latency,
+    make_source,
+    make_spec,
+    make_table,
+    make_trainer,
 )
-
-
-@cache
-def make_table(train: int = 150, validation: int = 60, test: int = 100) -> OutcomeTable:
-    return fake_table(train, validation, test, seed=0)
-
-
-@cache
-def make_latency() -> LatencyEstimator:
-    train = make_table().split_rows("train")
-    work = (train.tiles, train.vision_tokens, train.prompt_tokens, train.output_tokens)
-    return LatencyEstimator.fit(train.space, train.actions, *work, train.latency_ms)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def make_spec(table: OutcomeTable, full_latency_ms: float) -> PolicySpec:
-    return PolicySpec(
-        head="joint",
-        members=1,
-        image_width=table.image_width,
-        question_width=table.features.shape[1] - table.image_width,
-        hidden=4,
-        budget_low_ms=4.0,
-        budget_high_ms=16.0,
-        full_latency_ms=full_latency_ms,
-        actions=tuple(table.actions.tolist()),
-    )
-
-
-def make_source(options: TrainOptions) -> tuple[GroupSource, OutcomeTable]:
-    table = make_table()
-    train, _ = training_problems(table, make_latency())
-    spec = make_spec(table, train.full_latency_ms)
-    return GroupSource(train, spec, table.space, options, inputs_of(table, train.features)), table
-
-
-def inputs_of(table: OutcomeTable, features: np.ndarray) -> FittedInputs:
-    return fit_inputs(features, table.image_width, table.feature_choice)
-
-
-class InterruptedTrainingError(Exception):
-    pass
-
-
-class Recorder:
-    """Progress that remembers, and can stop a run after some epochs."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.total, self.done, self.messages, self.stop_after = 0, 0, [], stop_after
-
-    def start(self, total: int, description: str) -> None:
-        self.total = total
-
-    def advance(self, steps: int = 1) -> None:
-        self.done += steps
-        if self.stop_after is not None and self.done >= self.stop_after:
-            raise InterruptedTrainingError
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-
-def assert_equal_policies(first: TrainedPolicy, second: TrainedPolicy) -> None:
-    assert first.history == second.history
-    for name, array in first.arrays.items():
-        np.testing.assert_array_equal(array, second.arrays[name], err_msg=name)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"group_size": 4},
-        {"algorithm": "supervised"},
-        {"algorithm": "grpo_scratch", "kl_weight": 0.1, "kl_reference": "previous", "relabel": False},
-        {"algorithm": "ppo"},
-        {"algorithm": "dpo"},
-    ],
-)
-def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, changes):
-    options = dataclasses.replace(SMALL, **changes)
-    whole = train_controller_policy(make_table(), make_latency(), options)
-    for stop_after in (2, 5):  # in the warm start, then in the second stage
-        with pytest.raises(InterruptedTrainingError):
-            train_controller_policy(
-                make_table(), make_latency(), options, checkpoint_dir=tmp_path, progress=Recorder(stop_after)
-            )
-    recorder = Recorder()
-    resumed = train_controller_policy(
-        make_table(), make_latency(), options, checkpoint_dir=tmp_path, progress=recorder
-    )
-    assert any(message.startswith("resumed at epoch") for message in recorder.messages)
-    assert_equal_policies(whole, resumed)
-    assert {k: v for k, v in whole.facts.items() if k != "seconds"} == {
-        k: v for k, v in resumed.facts.items() if k != "seconds"
-    }
-
-
-def test_a_finished_run_is_not_repeated(tmp_path):
-    first = train_controller_policy(make_table(), make_latency(), SMALL, checkpoint_dir=tmp_path)
-    again = train_controller_policy(make_table(), make_latency(), SMALL, checkpoint_dir=tmp_path)
-    assert_equal_policies(first, again)
-
-
-def test_resuming_with_other_options_or_data_is_refused(tmp_path):
-    train_controller_policy(make_table(), make_latency(), SMALL, checkpoint_dir=tmp_path)
-    other = dataclasses.replace(SMALL, kl_weight=0.5)
-    with pytest.raises(TrainError, match=r"another run, kl_weight \(.*-> 0.5\) changed"):
-        train_controller_policy(make_table(), make_latency(), other, checkpoint_dir=tmp_path)
-    fewer = make_table().select(np.arange(5, len(make_table().accuracy)))
-    with pytest.raises(TrainError, match="another run, train .* changed"):
-        train_controller_policy(fewer, make_latency(), SMALL, checkpoint_dir=tmp_path)
-
-
-def test_damaged_checkpoint_is_named(tmp_path):
-    (tmp_path / "training.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(TrainError, match="damaged checkpoint"):
-        train_controller_policy(make_table(), make_latency(), SMALL, checkpoint_dir=tmp_path)
-
-
-def test_result_depends_on_the_seed_only():
-    first, second = (train_controller_policy(make_table(), make_latency(), SMALL) for _ in range(2))
-    torch.manual_seed(99)
-    third = train_controller_policy(make_table(), make_latency(), dataclasses.replace(SMALL, seed=1))
-    assert_equal_policies(first, second)
-    assert (first.arrays["head.weight"] != third.arrays["head.weight"]).any()
 
 
 def test_progress_reaches_its_total_and_facts_add_up():
@@ -258,30 +126,6 @@ def test_published_reward_slides_to_cheaper_configurations():
     masked = mean_latency(train_controller_policy(make_table(), make_latency(), options))
     paid = dataclasses.replace(options, reward="v1", reward_params=slide)
     assert mean_latency(train_controller_policy(make_table(), make_latency(), paid)) < 0.8 * masked
-
-
-def make_trainer() -> Trainer:
-    options = TrainOptions(algorithm="grpo_warm", members=1, hidden=4, warm_epochs=3, epochs=2)
-    source, table = make_source(options)
-    train, _ = training_problems(make_table(), make_latency())
-    generator = torch.Generator().manual_seed(0)
-    network = PolicyNetwork(source.spec, table.space, dropout=0.1, generator=generator)
-    return Trainer(network, source, source, context_ranges(train), options, generator)
-
-
-def test_a_restored_trainer_has_all_the_state():
-    trainer, other = make_trainer(), make_trainer()
-    for _ in range(2):
-        trainer._run_epoch(trainer.stages[0])
-    saved = trainer.checkpoint("run")
-    other.restore(saved)
-    copied = other.checkpoint("run")
-    assert copied.state == saved.state
-    assert copied.tensors.keys() == saved.tensors.keys()
-    for name, tensor in saved.tensors.items():
-        assert torch.equal(tensor, copied.tensors[name]), name
-    assert other.recent == trainer.recent
-    assert len(other.recent) == 3
 
 
 @pytest.mark.parametrize(("budget", "price"), [(8.0, 0.0), (math.inf, 0.0), (math.inf, 0.4)])

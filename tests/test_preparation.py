@@ -22,14 +22,6 @@ QUICK = TrainOptions(algorithm="grpo_warm", hidden=8, members=2, warm_epochs=2, 
 RECIPE = "noise=0.05,dropout=0.1,mix=0.2"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def folder(tmp_path):
     for count, dataset in ((30, "coco_2014_vqa"), (10, "text_vqa")):

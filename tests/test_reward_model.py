@@ -31,18 +31,10 @@ from paceline.learning.reward_model import RewardModel, RewardNetwork, load_rewa
 from paceline.learning.train import train_controller_policy
 from paceline.outcomes.store import write_table
 from paceline.rewards import RewardParams, option_shares, reward_v1
-from test_learning_train import SMALL, make_latency, make_source, make_table
+from small_training import SMALL, make_latency, make_source, make_table
 
 QUICK = RewardModelOptions(updates=1500, score_loss="absolute")
 ROUTER = KnobSpace((Knob(name="model", options=("small", "large")), Knob(name="k", options=(1, 4))))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def seconds(actions, rng):

@@ -24,7 +24,7 @@ from paceline.rewards import (
     reward_v1,
     reward_v2,
 )
-from test_learning_train import SMALL, make_latency, make_source, make_table
+from small_training import SMALL, make_latency, make_source, make_table
 
 PARAMS = RewardParams()
 
