@@ -27,7 +27,7 @@ test: $(INSTALLED)
 # generalisation, unseen_configurations, reward_slide, decision_overhead and the second ppo_speed judge; the others make
 # their own tables or need none. The decision_ ones time microseconds: leave the machine alone while they run.
 # gpu_molmoe needs a CUDA device: `python -m benchmarks.gpu_molmoe`.
-# real_tables needs data of others and is run by hand: `python -m benchmarks.real_tables DATA`, see its docstring for DATA.
+# real_tables needs data of others and is run by hand: `python -m benchmarks.real_tables DATA --seeds 3`, see its docstring for DATA.
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,hf,onnx]'
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.embedded_model

@@ -1,6 +1,6 @@
 """Every learner on outcome tables that this project did not make: ASlib scenarios and RouteLLM's judged answers.
 
-    python -m benchmarks.real_tables DATA [--only NAME] [--learners all] [--processes 2]
+    python -m benchmarks.real_tables DATA --seeds 3 [--only NAME] [--learners all] [--processes 2]
 
 DATA holds `aslib/S.{outcomes,features}.parquet` (own folds, column fold) and `routellm/{outcomes,samples}.parquet`
 (judged by 5 folds). Nothing of them is kept but numbers. Tables that are finished under `--work` are not judged again.
