@@ -210,7 +210,7 @@ def test_decide_by_any_backend(controller, outcomes):
     assert made[0] == made[1] == made[2]
     for name, expected in (
         ("onnx", "has no exported files; export it with paceline export"),
-        ("abacus", "backend: got 'abacus', expected one of ['auto', 'numpy', 'onnx', 'torch']"),
+        ("abacus", "backend: got 'abacus', expected one of ['auto', 'native', 'numpy', 'onnx', 'torch']"),
     ):
         said = run(*words, "--backend", name)
         assert said.exit_code == 2
