@@ -3,7 +3,9 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import controllers
@@ -12,6 +14,7 @@ from paceline.errors import ExportError
 from paceline.export import gates
 from paceline.export.gates import Gate, fastest
 from paceline.outcomes.store import write_table
+from paceline.outcomes.table import CELL_FIELDS
 from paceline.runtime.controller import Controller
 
 
@@ -96,6 +99,26 @@ def test_outcomes_of_another_controller_are_refused(files, tmp_path):
     assert "name the outcomes it was trained on" in message(said)
 
 
+def test_outcomes_without_the_controllers_configurations_are_refused(files, tmp_path):
+    table = controllers.table()
+    kept = np.arange(len(table.actions)) > 1
+    part = {name: getattr(table, name)[:, kept] for name in CELL_FIELDS}
+    write_table(tmp_path / "part", replace(table, actions=table.actions[kept], **part))
+    said = run("export", files / "controller", tmp_path / "part", "--out", tmp_path / "out")
+    assert said.exit_code == 2
+    assert "export: 2 of the controller's" in message(said)
+    assert "configurations were not tested in the outcomes" in message(said)
+
+
+def test_outcomes_with_features_of_another_maker_are_refused(files, tmp_path):
+    table = controllers.table()
+    options = table.manifest.options | {"features": {"kind": "columns"}}
+    write_table(tmp_path / "other", replace(table, manifest=replace(table.manifest, options=options)))
+    said = run("export", files / "controller", tmp_path / "other", "--out", tmp_path / "out")
+    assert said.exit_code == 2
+    assert "their features were made by columns" in message(said)
+
+
 def test_outcomes_without_validation_samples_are_refused(files, tmp_path):
     write_table(tmp_path / "train", controllers.table().split_rows("train"))
     said = run("export", files / "controller", tmp_path / "train", "--out", tmp_path / "out")
@@ -115,6 +138,23 @@ def test_without_onnxruntime_the_backend_names_the_extra(files, copied, monkeypa
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = run("evaluate", copied, files / "outcomes")  # the default does not need it
     assert said.exit_code == 0, message(said)
+    words = ("--outcomes", files / "outcomes", "--sample", "train-0-0", "--backend", "onnx")
+    said = run("decide", copied, *words)
+    assert said.exit_code == 2
+    assert (
+        "backend 'onnx' needs onnxruntime, which is not installed; install it with: pip install"
+        in message(said)
+    )
+
+
+def test_decide_takes_the_precision_and_the_provider_of_an_exported_file(files, copied):
+    run_json("export", copied, files / "outcomes", "--requests", 50)
+    words = ("decide", copied, "--outcomes", files / "outcomes", "--sample", "train-0-0", "--budget-ms", 40)
+    value = run_json(*words, "--backend", "onnx", "--precision", "fp32")
+    assert value["configuration"] == run_json(*words, "--backend", "numpy")["configuration"]
+    said = run(*words, "--backend", "onnx", "--provider", "npu")
+    assert said.exit_code == 2
+    assert "provider: got 'npu', expected one of" in message(said)
 
 
 SPEEDS = {"fp32": 50.0, "int8_dynamic": 40.0}
@@ -123,9 +163,13 @@ SPEEDS = {"fp32": 50.0, "int8_dynamic": 40.0}
 @pytest.mark.parametrize(
     ("precision", "error", "agreement", "difference", "speeds", "expected"),
     [
-        ("fp32", 9e-6, 0.5, None, SPEEDS, "passed"),
+        ("fp32", 9e-6, 0.99, None, SPEEDS, "passed"),
+        ("fp32", 9e-6, 0.9899, 0.0, SPEEDS, "disagrees: 98.99% of its decisions are torch's"),
+        ("fp32", 9e-6, 1.0, 0.0021, SPEEDS, "accuracy: its decisions are +0.21 points from torch's"),
+        ("fp32", float("nan"), 1.0, 0.0, SPEEDS, "differs from torch"),
         ("fp32", 2e-5, 1.0, 0.0, SPEEDS, "differs from torch: scores by up to 2e-05, expected 1e-05 at most"),
         ("int8_dynamic", 0.1, 0.99, 0.002, SPEEDS, "passed"),
+        ("int8_dynamic", 0.1, 1.0, None, SPEEDS, "accuracy: not known of any of its decisions"),
         ("int8_dynamic", 0.1, 0.9899, 0.0, SPEEDS, "disagrees: 98.99% of its decisions are torch's"),
         ("int8_dynamic", 0.1, 1.0, 0.0021, SPEEDS, "accuracy: its decisions are +0.21 points from torch's"),
         ("int8_dynamic", 0.1, 1.0, -0.0021, SPEEDS, "accuracy: its decisions are -0.21 points from torch's"),

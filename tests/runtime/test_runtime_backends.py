@@ -21,7 +21,7 @@ from paceline.runtime.backends import with_backend
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context
 from paceline.runtime.exports import decided_digest
-from paceline.runtime.onnx_backend import OnnxWeigher, open_session
+from paceline.runtime.onnx_backend import PROVIDERS, OnnxWeigher, open_session
 from paceline.workflows.exporting import ExportOptions, export_controller
 from policy_forms import FORMS, form_context, form_controller, form_spec
 
@@ -268,10 +268,77 @@ def test_a_file_of_another_controller_is_refused(exported):
 def test_an_operator_set_that_the_runtime_lacks_is_refused(exported):
     model = onnx.load(exported / "policy.onnx")
     model.opset_import[0].version = 999
-    with pytest.raises(
-        ControllerError, match=r"policy.onnx: ONNX Runtime .* cannot run it .* newer operator set"
-    ):
+    with pytest.raises(ControllerError, match=r"cannot run it .*Opset 999 .* till opset \d+") as caught:
         open_session(model.SerializeToString(), "policy.onnx")
+    assert "std::" not in str(caught.value)
+    model.opset_import[0].version, model.ir_version = 18, 99
+    with pytest.raises(ControllerError, match=r"cannot run it \(Unsupported model IR version: 99, max"):
+        open_session(model.SerializeToString(), "policy.onnx")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_cannot_be_loaded_is_refused_and_not_replaced(
+    exported, provider, monkeypatch, capsys
+):
+    import onnxruntime
+
+    built = [*PROVIDERS.values()]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built)
+    with pytest.raises(ControllerError, match=f"provider '{provider}': .* could not be loaded here"):
+        Controller.load(exported, backend="onnx", provider=provider)
+    assert capsys.readouterr().out == ""
+
+
+def tampered(model: onnx.ModelProto, how: str) -> None:
+    match how:
+        case "output renamed":
+            [node] = [node for node in model.graph.node if node.output[0] == "scores"]
+            model.graph.output[0].name = node.output[0] = "marks"
+        case "one input more":
+            model.graph.input.add().CopyFrom(model.graph.input[0])
+            model.graph.input[-1].name = "mood"
+        case "description that is no text":
+            metadata = model.metadata_props.add()
+            metadata.key, metadata.value = "maker", "Qq"
+        case "another action":
+            [ids] = [
+                part for part in model.graph.initializer if list(part.dims) == [len(controller().actions)]
+            ]
+            ids.raw_data = (onnx.numpy_helper.to_array(ids) + 100_000).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("output renamed", "policy.onnx: marks is .*, expected no such part; the file was changed"),
+        ("one input more", "policy.onnx: mood is .*, expected no such part; the file was changed"),
+        ("description that is no text", "policy.onnx: its description is no text"),
+        ("another action", "policy.onnx: it chose action 1000.., which the policy lacks"),
+    ],
+)
+def test_a_file_that_was_changed_with_its_hash_is_refused(copied, how, expected):
+    """Whoever changes a file can change the record of its hash as well."""
+    model = onnx.load(copied / "policy.onnx")
+    tampered(model, how)
+    data = model.SerializeToString().replace(b"Qq", b"\xff\xfe")
+    loaded = Controller.load(copied, backend="numpy")
+
+    def decided() -> object:
+        weigher = OnnxWeigher(loaded, open_session(data, "policy.onnx"), "policy.onnx")
+        return dataclasses.replace(loaded, make_weigher=lambda owner: weigher).decide(context(), budget_ms=40)
+
+    with pytest.raises(ControllerError, match=expected):
+        decided()
+
+
+def test_auto_refuses_a_damaged_file_whatever_it_kept(copied, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "_measure", lambda owner, names: {"numpy": 1.0, "onnx": 2.0})
+    assert Controller.load(copied, cache_dir=tmp_path / "kept").backend == "numpy"
+    damage(copied, "truncated")
+    for cache_dir in (tmp_path / "kept", tmp_path / "fresh"):
+        with pytest.raises(ControllerError, match="the file is truncated"):
+            Controller.load(copied, cache_dir=cache_dir)
 
 
 def test_a_file_that_is_no_model_is_refused():

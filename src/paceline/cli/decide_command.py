@@ -46,6 +46,11 @@ def run(
     backend: Annotated[
         str, typer.Option(help="What computes it: auto, native, numpy, onnx or torch.")
     ] = "auto",
+    provider: Annotated[str, typer.Option(help="Of backend onnx: cpu, cuda or tensorrt.")] = "cpu",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of backend onnx: which exported file, e.g. fp32. Default: the one that passed."),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Say why, what other budgets would choose, and whose share it is."),
@@ -65,7 +70,7 @@ def run(
 
     check_method(method)
     check_writable(report)
-    loaded = Controller.load(controller, backend=backend)
+    loaded = Controller.load(controller, backend=backend, provider=provider, precision=precision)
     if average_budget is not None and average_budget_ms is not None:
         raise BudgetError(
             f"average budget: got both {average_budget_ms} ms and {average_budget!r}, expected one of them"

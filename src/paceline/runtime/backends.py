@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from paceline.runtime.controller import Controller
 
 BACKENDS = ("auto", "native", "numpy", "onnx", "torch")
-ROUNDS, RUNS = 7, 60
-"""The candidates of "auto" take turns in rounds of so many decisions; the median over rounds counts."""
+ROUNDS, RUNS = 5, 20
+"""The candidates of "auto" take turns in rounds of so many decisions; the median over rounds counts. The first load of
+a controller waits for it, and candidates are far apart."""
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,11 @@ def _onnx_maker(
 def _fastest(controller: "Controller", cache_dir: Path | None) -> str:
     """The candidate that is fastest here, measured or kept; of one candidate there is nothing to measure."""
     candidates = _candidates(controller)
+    if "onnx" in candidates:
+        assert controller.exports is not None
+        controller.exports.read(
+            controller.exports.record["chosen"]
+        )  # damaged, it is refused whatever was kept
     if len(candidates) == 1:
         return candidates[0]
     directory = cache_dir or _default_directory()

@@ -1,6 +1,7 @@
 """Decisions by an exported file in ONNX Runtime."""
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,9 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+ITS_OWN = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:\S+:\d+ .*?\)(?: const)? (?=[A-Z]))?")
+"""What its messages begin with: codes, then a file, a line and the signature of a function."""
+LONGEST_REASON = 500
 OUTPUTS = ["scores", "values", "mean_ms", "upper_ms", "first_token_upper_ms", "feasible", "action"]
 
 
@@ -56,12 +60,22 @@ def open_session(data: bytes, name: str, provider: str = "cpu") -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(data, options, providers=[PROVIDERS[provider]])
+        # Without fallback: else ONNX Runtime prints a line and runs on the processor when a provider does not load.
+        session = onnxruntime.InferenceSession(
+            data, options, providers=[PROVIDERS[provider]], enable_fallback=0
+        )
+        used = session.get_providers()
     except Exception as error:  # what ONNX Runtime raises has no common base but this
         raise ControllerError(
-            f"{name}: ONNX Runtime {onnxruntime.__version__} cannot run it ({_first_line(error)}); export the "
+            f"{name}: ONNX Runtime {onnxruntime.__version__} cannot run it ({_reason(error)}); export the "
             "controller again, or upgrade onnxruntime if the file needs a newer operator set"
         ) from error
+    if PROVIDERS[provider] not in used:
+        raise ControllerError(
+            f"provider {provider!r}: {PROVIDERS[provider]} was built into this ONNX Runtime but could not be loaded "
+            f"here, {used} would run instead; install its libraries and driver, or use provider 'cpu'"
+        )
+    return session
 
 
 class OnnxWeigher:
@@ -71,12 +85,16 @@ class OnnxWeigher:
 
     def __init__(self, controller: "Controller", session: Any, name: str) -> None:
         """`session`: of an exported file called `name`; ControllerError where it belongs to another controller."""
-        digest = session.get_modelmeta().custom_metadata_map.get("decided_digest")
+        try:
+            digest = session.get_modelmeta().custom_metadata_map.get("decided_digest")
+        except UnicodeDecodeError as error:
+            raise _damaged(name, f"its description is no text, {error}") from error
         if digest != decided_digest(controller):
             raise ControllerError(
                 f"{name}: it was exported from another policy or latency estimate than this controller's; export the "
                 "controller again"
             )
+        _check_graph(session, name, controller)
         self.session, self.name = session, name
         self.space, self.actions, self.spec = controller.space, controller.actions, controller.policy.spec
         whole, first = controller.latency, controller.first_token_latency
@@ -87,8 +105,7 @@ class OnnxWeigher:
         """Weigh one request."""
         image, question = context.image_features, context.question_features
         self._check(image, question)
-        scores, values, mean_ms, upper_ms, first_ms, feasible, action = self.session.run(
-            OUTPUTS,
+        scores, values, mean_ms, upper_ms, first_ms, feasible, action = self._run(
             {
                 "image_features": _row(image),
                 "question_features": _row(question),
@@ -114,14 +131,13 @@ class OnnxWeigher:
             upper_ms=upper_ms[0],
             first_upper_ms=first_ms[0],
             feasible=feasible[0],
-            chosen=chosen if chosen < 0 else int(np.searchsorted(self.actions, chosen)),
+            chosen=int(self._columns(np.array([chosen]))[0]),
         )
 
     def weigh_batch(self, controller: "Controller", batch: ContextBatch, limits: BatchLimits) -> Weighed:
         """Weigh many requests in one run."""
         self._check(batch.image_features, batch.question_features)
-        scores, _, mean_ms, upper_ms, first_ms, feasible, action = self.session.run(
-            OUTPUTS,
+        scores, _, mean_ms, upper_ms, first_ms, feasible, action = self._run(
             {
                 **{name: _typed(getattr(batch, name)) for name in FIELDS},
                 "limit_ms": _typed(limits.whole_ms),
@@ -137,8 +153,22 @@ class OnnxWeigher:
             upper_ms=upper_ms,
             first_upper_ms=first_ms,
             feasible=feasible,
-            chosen=np.where(action < 0, -1, np.searchsorted(self.actions, action)),
+            chosen=self._columns(action),
         )
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return self.session.run(OUTPUTS, inputs)
+        except Exception as error:  # what ONNX Runtime raises has no common base but this
+            raise _damaged(self.name, f"ONNX Runtime stopped in it: {_reason(error)}") from error
+
+    def _columns(self, action: np.ndarray) -> np.ndarray:
+        """Positions of action ids, -1 where nothing fits."""
+        column = np.minimum(np.searchsorted(self.actions, action), len(self.actions) - 1)
+        strange = (action >= 0) & (self.actions[column] != action)
+        if strange.any():
+            raise _damaged(self.name, f"it chose action {int(action[strange][0])}, which the policy lacks")
+        return np.where(action < 0, -1, column)
 
     def _check(self, image: np.ndarray, question: np.ndarray) -> None:
         """Refuse features that the graph would not: of another width, not finite, tokens that do not fit."""
@@ -161,5 +191,39 @@ def _number(value: float | None) -> np.ndarray:
     return np.array([math.inf if value is None else value], dtype=np.float32)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+def _check_graph(session: Any, name: str, controller: "Controller") -> None:
+    """Raise ControllerError for a file whose inputs and outputs are not those of a decision of this controller."""
+    spec, count = controller.policy.spec, len(controller.actions)
+    columns = dict.fromkeys(("tiles", "vision_tokens", "prompt_tokens", *OUTPUTS[:-1]), (count,))
+    columns |= dict.fromkeys(("limit_ms", "first_token_limit_ms", "price", "action"), ())
+    columns |= dict.fromkeys(("time_scale", "time_margin"), (2,))
+    columns |= {
+        feature: (None,) if width is None else (width,)
+        for feature, width in zip(FIELDS[:2], spec.columns, strict=True)
+    }
+    kinds = {"feasible": "tensor(bool)", "action": "tensor(int64)"}
+    expected = {
+        part: (kinds.get(part, "tensor(float)"), (None, *shape)) for part, shape in sorted(columns.items())
+    }
+    found = {
+        part.name: (part.type, tuple(size if isinstance(size, int) else None for size in part.shape))
+        for part in (*session.get_inputs(), *session.get_outputs())
+    }
+    wrong = sorted(part for part in expected.keys() | found.keys() if found.get(part) != expected.get(part))
+    if wrong:
+        part = wrong[0]
+        raise _damaged(
+            name, f"{part} is {found.get(part, 'missing')}, expected {expected.get(part, 'no such part')}"
+        )
+
+
+def _damaged(name: str, what: str) -> ControllerError:
+    return ControllerError(
+        f"{name}: {what}; the file was changed or is of another controller, export the controller again"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime says, without its codes and the place in its own source."""
+    lines = str(error).splitlines()
+    return ITS_OWN.sub("", lines[0])[:LONGEST_REASON] if lines else type(error).__name__

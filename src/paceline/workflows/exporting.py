@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paceline import __version__
 from paceline.errors import ExportError
 from paceline.export.contexts import drawn_requests
@@ -15,6 +17,7 @@ from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.controller import Controller
 from paceline.runtime.exports import Exports, decided_digest
 from paceline.runtime.hardware import hardware_facts
+from paceline.runtime.recorded import check_features_of
 from paceline.runtime.storage import sha256, write_atomically
 
 
@@ -60,6 +63,7 @@ def export_controller(
     Raises:
         DependencyError: onnx or onnxruntime is not installed.
         ExportError: an unknown opset, outcomes of another controller or without train and validation samples.
+        OutcomesError: features that were made by another maker than those the controller was trained on.
     """
     options, progress = options or ExportOptions(), progress or SilentProgress()
     check_opset(options.opset)
@@ -94,7 +98,10 @@ def export_controller(
     )
     progress.message(f"writing {len(FILES)} files, opset {options.opset}")
     models = export_models(source, calibration.inputs, opset=options.opset)
-    progress.message(f"comparing them with torch on {requests.count} requests")
+    samples = int((table.split == "validation").sum())
+    progress.message(
+        f"comparing them with torch on {requests.count} requests about {min(samples, requests.count)} samples"
+    )
     gates = check_models(source, models, FILES, requests)
     chosen = fastest(gates)
     out.mkdir(parents=True, exist_ok=True)
@@ -133,4 +140,11 @@ def _check_table(controller: Controller, table: OutcomeTable) -> None:
         raise ExportError(
             f"export: the outcomes have {widths} image and question features and the knobs {list(table.space.names)}; "
             f"expected {expected} and the knob space of the controller; name the outcomes it was trained on"
+        )
+    check_features_of(table, controller)
+    untested = ~np.isin(controller.actions, table.actions)
+    if untested.any():
+        raise ExportError(
+            f"export: {int(untested.sum())} of the controller's {len(untested)} configurations were not tested in the "
+            "outcomes, so what choosing them is worth is not known; name the outcomes it was trained on"
         )
