@@ -130,6 +130,18 @@ def test_every_network_reads_deadlines_in_the_range_of_the_runtimes(algorithm, s
     )
 
 
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_rewards_that_compare_times_with_budgets_are_refused_for_solvers(command, solvers, tmp_path):
+    words = ["--algorithm", "grpo_warm", "--out", tmp_path / "c"]
+    words = words if command == "train" else ["--learners", "grpo_warm"]
+    said = run(command, solvers, *words, "--set", "reward=v2")
+    assert said.exit_code == 2
+    assert (
+        "reward: got 'v2' with outcomes whose times are known only afterwards, expected 'masked'"
+        in message(said)
+    )
+
+
 def test_a_solver_controller_is_judged_by_deadlines_and_par10(solver, solvers):
     value = evaluate_controller(solver, read_table(solvers), CONTEST)
     assert "average" not in value

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from paceline.errors import TrainError
+from paceline.evaluation.times import fit_latency
+from paceline.learning.options import TrainOptions
 from paceline.learning.train import train_controller_policy
+from paceline.outcomes.preparation import KEY, Preparation
+from quick_options import QUICK_REFERENCE
 from small_training import (
     SMALL,
     InterruptedTrainingError,
@@ -17,6 +21,7 @@ from small_training import (
     make_table,
     make_trainer,
 )
+from solvers import solver_table
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,33 @@ def test_resuming_with_other_options_or_data_is_refused(tmp_path):
     fewer = make_table().select(np.arange(5, len(make_table().accuracy)))
     with pytest.raises(TrainError, match="another run, train .* changed"):
         train_controller_policy(fewer, make_latency(), SMALL, checkpoint_dir=tmp_path)
+
+
+SOLVERS = {"grpo": TrainOptions(reference=QUICK_REFERENCE), "grpo_warm": SMALL}
+
+
+@pytest.mark.parametrize("algorithm", SOLVERS)
+def test_resuming_with_other_runtimes_is_refused(algorithm, tmp_path):
+    """The same samples, accuracies and mean times; two samples have exchanged how long the first solver took."""
+    table, options = solver_table(), SOLVERS[algorithm]
+    times = table.latency_ms.copy()
+    times[[0, 4], 0] = times[[4, 0], 0]
+    other, latency = dataclasses.replace(table, latency_ms=times), fit_latency(table)
+    train_controller_policy(table, latency, options, checkpoint_dir=tmp_path)
+    with pytest.raises(TrainError, match="another run, train .* changed"):
+        train_controller_policy(other, latency, options, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize("algorithm", SOLVERS)
+def test_resuming_with_another_recipe_of_preparation_is_refused(algorithm, tmp_path):
+    """A balance that an import recorded is no option, but draws other samples."""
+    table, options = make_table(), SOLVERS[algorithm]
+    recipe = Preparation(noise=0.1).to_json()
+    manifest = dataclasses.replace(table.manifest, options=table.manifest.options | {KEY: recipe})
+    other = dataclasses.replace(table, manifest=manifest)
+    train_controller_policy(table, make_latency(), options, checkpoint_dir=tmp_path)
+    with pytest.raises(TrainError, match=rf"another run, {KEY}.* changed"):
+        train_controller_policy(other, make_latency(), options, checkpoint_dir=tmp_path)
 
 
 def test_damaged_checkpoint_is_named(tmp_path):

@@ -14,7 +14,9 @@ from paceline.learning.learners.task import make_task
 from paceline.learning.options import TrainOptions
 from paceline.learning.problem import problem_of
 from paceline.learning.progress import SilentProgress
+from paceline.learning.reference import student as student_module
 from paceline.learning.reference import teacher as teacher_module
+from paceline.learning.reference.contexts import ContextSource
 from paceline.learning.reference.options import StudentOptions
 from paceline.learning.reference.training import HeldOut
 from paceline.learning.train import train_controller_policy
@@ -66,6 +68,49 @@ def test_the_student_is_followed_on_samples_it_was_not_trained_on() -> None:
     assert held_out(run.network)["validation_reward"] == pytest.approx(curve[-1])
     solvers = fit_family(task_of(solver_table(), QUICK, (2_000.0,))).run.student.history
     assert all("validation_reward" not in entry for entry in solvers)  # trained on them, too
+
+
+@pytest.mark.parametrize("form", ["absolute", "share", "class"])
+def test_the_student_is_told_budgets_in_their_form(form, monkeypatch) -> None:
+    """Every budget is half of what the full configuration takes on the sample it is drawn for."""
+    told: list[np.ndarray] = []
+    draw, encode = ContextSource.draw, student_module.encode_context
+
+    def halves(self, rows, generator):
+        half = 0.5 * self.unit_ms * self.share[rows][..., -1]  # the full configuration
+        return dataclasses.replace(draw(self, rows, generator), budget_ms=half)
+
+    def heard(spec, budget_ms, price):
+        told.append(np.array(budget_ms))
+        return encode(spec, budget_ms, price)
+
+    monkeypatch.setattr(ContextSource, "draw", halves)
+    monkeypatch.setattr(student_module, "encode_context", heard)
+    table = fake_table(60, 20, 0)
+    options = dataclasses.replace(QUICK, budget_form=form)
+    spec = train_controller_policy(table, fit_latency(table), options).spec
+    shares = np.concatenate(told) / spec.full_latency_ms
+    if form == "absolute":
+        assert shares.std() > 0.01  # images differ in size
+    else:
+        nearest = (
+            0.5 if form == "share" else min(spec.inputs.class_shares, key=lambda s: abs(np.log(s / 0.5)))
+        )
+        np.testing.assert_allclose(shares, nearest, rtol=1e-5)
+
+
+def test_two_samples_are_enough_to_train_on() -> None:
+    table = fake_table(8, 10, 0)
+    _, first = np.unique(table.image_hash, return_index=True)
+    table = table.select(np.concatenate([first[table.split[first] == "train"][:2], np.arange(8, 18)]))
+    assert train_controller_policy(table, fit_latency(table), QUICK).facts["samples"]["train"] == 2
+
+
+def test_what_was_trained_on_is_no_validation() -> None:
+    table = solver_table()
+    facts = train_controller_policy(table, fit_latency(table), QUICK).facts
+    assert facts["samples"] == {"train": int((table.split != "test").sum())}
+    assert not any(name.startswith("validation") for name in facts)
 
 
 def test_a_student_without_made_up_samples_learns_from_the_real_ones() -> None:

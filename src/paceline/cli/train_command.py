@@ -167,9 +167,11 @@ def run(
         )
         trained.controller.save(out)
     facts = trained.policy.facts
+    reward = facts.get("validation_reward")
+    judged = "validation samples trained on, too" if reward is None else f"validation reward {reward:.4f}"
     text = (
         f"{out}: {facts['algorithm']} over {len(trained.controller.actions)} configurations in "
-        f"{facts['seconds']:.0f} s, validation reward {facts['validation_reward']:.4f}"
+        f"{facts['seconds']:.0f} s, {judged}"
     )
     emit({"controller": str(out), "facts": facts}, [text], as_json=as_json)
 

@@ -19,7 +19,7 @@ from paceline.learning.learners.task import LearnerTask, make_task
 from paceline.learning.options import TrainOptions
 from paceline.learning.problem import problem_of
 from paceline.learning.progress import Progress, SilentProgress
-from paceline.learning.table_checks import check_learnable
+from paceline.learning.table_checks import check_learnable, check_reward
 from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.table import OutcomeTable
 
@@ -68,6 +68,7 @@ def compare(
     """
     options, progress = options or CompareOptions(), progress or SilentProgress()
     check_learnable(table)
+    check_reward(table, options.train)
     latency = latency or fit_latency(table, violation_rate=options.contest.violation_rate)
     fit_table, test_table, samples = fit_and_test(table)
     grid = grid_of(problem_of(fit_table, latency), options.contest)

@@ -17,7 +17,7 @@ from paceline.learning.learners.task import LearnerTask, make_task
 from paceline.learning.problem import Problem, joined, problem_of
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.learning.reference.crossfit import scene_folds
-from paceline.learning.table_checks import check_learnable
+from paceline.learning.table_checks import check_learnable, check_reward
 from paceline.outcomes.bootstrap import SceneBootstrap
 from paceline.outcomes.table import OutcomeTable
 
@@ -58,6 +58,7 @@ def cross_validate_learners(
     """
     options, progress = options or CompareOptions(), progress or SilentProgress()
     check_learnable(table, split=None)
+    check_reward(table, options.train)
     table = table.select(np.asarray(table.tested.all(axis=1)))
     if not table.samples:
         raise OutcomesError(

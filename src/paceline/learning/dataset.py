@@ -40,8 +40,9 @@ class DecisionProblem:
 
     def digest(self) -> str:
         """Hash of the contents, so that a checkpoint is never resumed on other data."""
-        state = hashlib.sha256(repr(self.full_latency_ms).encode())
-        for array in (self.features, self.accuracy, self.tested, self.mean_ms, self.upper_ms):
+        state = hashlib.sha256(repr((self.full_latency_ms, self.cutoff_ms)).encode())
+        arrays = (self.features, self.accuracy, self.tested, self.mean_ms, self.upper_ms, self.runtime_ms)
+        for array in (array for array in arrays if array is not None):
             state.update(repr(array.shape).encode())
             for rows in row_chunks(*array.shape):
                 state.update(np.ascontiguousarray(array[rows]).data)

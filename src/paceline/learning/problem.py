@@ -1,5 +1,6 @@
 """What a chooser is judged on: accuracy, expected and upper latency of every sample under every configuration."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -92,6 +93,26 @@ class Problem:
         A problem that belongs to another takes that one's with `with_unit`, so that prices mean the same in both.
         """
         return self.full_ms if self.full_ms is not None else float(self.configuration_mean_ms[self.full])
+
+    @cached_property
+    def sample_full_ms(self) -> np.ndarray:
+        """What the full configuration is expected to take on each sample, (n,); the slowest if it was not tested."""
+        full = self.actions == self.space.action(self.space.full)
+        return self.mean_ms[:, full][:, 0] if full.any() else self.mean_ms.max(axis=1)
+
+    def digest(self) -> str:
+        """Hash of the contents, so that a checkpoint is never resumed on other data."""
+        state = hashlib.sha256(
+            repr((self.space.to_json(), self.cutoff_ms, self.priced, self.full_ms)).encode()
+        )
+        for name in ("actions", *PER_SAMPLE):
+            array = getattr(self, name)
+            if array.dtype.kind not in "iufb":  # texts, of which arrays may hold the places alone
+                state.update(repr(array.tolist()).encode())
+                continue
+            state.update(repr((array.dtype.str, array.shape)).encode())
+            state.update(np.ascontiguousarray(array).data)
+        return state.hexdigest()
 
     def with_unit(self, unit_ms: float) -> "Problem":
         """The same problem with a given unit of prices; itself if it has this one."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from paceline.errors import TrainError
+from paceline.learning.options import TrainOptions
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
 
@@ -46,6 +47,15 @@ def check_learnable(table: OutcomeTable, split: str | None = "train") -> None:
         raise TrainError(
             f"accuracy is {constant:g} for every {where} and configuration: nothing to learn; always choose the "
             "cheapest configuration, or profile samples whose answers depend on the configuration"
+        )
+
+
+def check_reward(table: OutcomeTable, options: TrainOptions) -> None:
+    """Raise TrainError for a reward that compares times with budgets where times are known only afterwards."""
+    if table.manifest.options.get("latency_kind") == "runtime" and options.reward != "masked":
+        raise TrainError(
+            f"reward: got {options.reward!r} with outcomes whose times are known only afterwards, expected 'masked', "
+            "under which an outcome is worth its accuracy if it came in time and PAR10 without a deadline"
         )
 
 

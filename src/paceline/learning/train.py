@@ -23,7 +23,7 @@ from paceline.learning.progress import Progress, ScalarWriter, SilentProgress
 from paceline.learning.reference.training import train_student
 from paceline.learning.scored_actions import actions_to_score
 from paceline.learning.sharing import projector_digest, shared_projector
-from paceline.learning.table_checks import check_learnable
+from paceline.learning.table_checks import check_learnable, check_reward
 from paceline.learning.trained import TrainedPolicy
 from paceline.learning.trainer import Trainer, fingerprint_of
 from paceline.outcomes.chunks import row_chunks
@@ -56,6 +56,7 @@ def train_controller_policy(
     """
     progress = SilentProgress() if progress is None else progress
     check_learnable(table)
+    check_reward(table, options)
     if options.algorithm == "grpo":
         return train_student(table, latency, options, checkpoint_dir, tensorboard_dir, progress)
     started = time.perf_counter()

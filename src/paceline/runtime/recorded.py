@@ -76,8 +76,7 @@ class RecordedRequests:
         policy = controller.policy
         self.policy = policy if type(policy) is NumpyPolicy else NumpyPolicy(policy.spec, policy.arrays)
         self.rows = self._read()
-        mean_ms, full = self.problem.mean_ms, controller.actions == controller.space.size - 1
-        self._full_ms = mean_ms[:, full][:, 0] if full.any() else mean_ms.max(axis=1)
+        self._full_ms = self.problem.sample_full_ms
         self._kept: tuple[Shown, np.ndarray] | None = None
 
     def __len__(self) -> int:

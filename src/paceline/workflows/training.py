@@ -9,7 +9,7 @@ from pyarrow import parquet
 from paceline.evaluation.times import fit_latency
 from paceline.learning.options import TrainOptions
 from paceline.learning.progress import Progress
-from paceline.learning.table_checks import check_learnable
+from paceline.learning.table_checks import check_learnable, check_reward
 from paceline.learning.train import train_controller_policy
 from paceline.learning.trained import TrainedPolicy
 from paceline.outcomes.store import OUTCOMES
@@ -55,6 +55,7 @@ def train_controller(
     Raises OutcomesError without timed samples, TrainError for data from which no policy can be learned.
     """
     check_learnable(table)
+    check_reward(table, options)
     latency, first_token_latency = (
         fit_latency(table, first_token=first, violation_rate=violation_rate, seed=options.seed)
         for first in (False, True)

@@ -1,29 +1,28 @@
 """Cross-fitted predictions on disk, so that an interrupted run need not fit the same models again."""
 
-import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from paceline.learning.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from paceline.learning.options import TrainOptions
+from paceline.learning.preparation import TrainPreparation
 from paceline.learning.problem import Problem
 from paceline.learning.reference.crossfit import CrossFit
+from paceline.outcomes.preparation import KEY
 
 
 class PredictionStore:
     """Predictions of finished models by name, in a checkpoint of this run."""
 
-    def __init__(self, directory: Path, options: TrainOptions, problem: Problem) -> None:
-        """Raises TrainError for a checkpoint of other options or data."""
+    def __init__(
+        self, directory: Path, options: TrainOptions, problem: Problem, preparation: TrainPreparation
+    ) -> None:
+        """Raises TrainError for a checkpoint of other options, data, or preparation of these."""
         self.directory = directory
-        digest = hashlib.sha256()
-        for array in (problem.features, problem.accuracy, problem.mean_ms, problem.upper_ms):
-            digest.update(repr(array.shape).encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        self.fingerprint = json.dumps(options.to_json() | {"train": digest.hexdigest()}, sort_keys=True)
+        data = {"train": problem.digest(), KEY: preparation.recipe.to_json()}
+        self.fingerprint = json.dumps(options.to_json() | data, sort_keys=True)
         saved = read_checkpoint(directory, self.fingerprint)
         self.tensors = {} if saved is None else dict(saved.tensors)
         self.times = {} if saved is None else dict(saved.state["sample_us"])

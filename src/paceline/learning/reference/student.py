@@ -145,7 +145,8 @@ def fit_student(
         if preparation.recipe.augments:
             heard = preparation.augmented(scaled, real, spread, generator)
         features = torch.cat([heard, scaled_made[fake]])
-        codes = torch.from_numpy(encode_context(spec, drawn.budget_ms.numpy(), 0.0))
+        told_ms = np.asarray(spec.told_ms(drawn.budget_ms.numpy(), problem.sample_full_ms[rows.numpy()]))
+        codes = torch.from_numpy(encode_context(spec, told_ms, 0.0))
         shape = (spec.members, -1, -1)
         masks = network.draw_masks(len(rows), generator)
         predicted = network(features.expand(shape), codes.expand(shape), masks)

@@ -46,7 +46,8 @@ def synthetic_features(
 
     near = kind == 3
     if samples > 1:
-        neighbour = NearestNeighbors(n_neighbors=2).fit(scaled).kneighbors(return_distance=False)[:, 0]
+        search = NearestNeighbors(n_neighbors=min(2, samples - 1)).fit(scaled)
+        neighbour = search.kneighbors(return_distance=False)[:, 0]
         swap = rng.random((int(near.sum()), width)) < LOCAL_SWAP
         made[near] = np.where(swap, features[neighbour[origin[near]]], made[near])
     return made.astype(np.float32), origin

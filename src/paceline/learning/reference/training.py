@@ -78,8 +78,8 @@ def train_student(
         components=reduced if reduction == "pca" else None,
     )
     deadlines = deadlines_of(train) if train.cutoff_ms is not None else ()
-    store = None if checkpoint_dir is None else PredictionStore(checkpoint_dir, options, train)
     prepared = train_preparation(part, options)
+    store = None if checkpoint_dir is None else PredictionStore(checkpoint_dir, options, train, prepared)
     held_out = HeldOut(table, latency, options, inputs)
     measure = held_out if train.cutoff_ms is None else None
     run = train_reference(train, [], deadlines, inputs, spec, prepared, options, progress, store, measure)
@@ -90,6 +90,8 @@ def train_student(
     finally:
         writer.close()
     policy = run.student
+    if measure is None:  # validation samples were trained on
+        return policy
     samples = {"train": train.samples, "validation": held_out.samples}
     return replace(policy, facts=policy.facts | {"samples": samples} | held_out(run.network))
 
