@@ -42,6 +42,7 @@ def main() -> None:
         section = value[mode]
         names = ("budgets_ms", "quantiles", "accuracy", "accuracy_ci", "closed_gaps")
         result[mode] = {name: section[name] for name in names}
+    result["average"]["realised_share"] = value["average"]["realised_share"]
     result["judged"] = {
         name: value["provenance"][name] for name in ("model", "configurations", "tuning", "violation_rate")
     }

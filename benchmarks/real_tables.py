@@ -126,6 +126,7 @@ def judged_router(table: OutcomeTable, options: CompareOptions, progress: Bar) -
         "routers": value["routing"],
         "models": {"cheap": float(means[costs.argmin()]), "dear": float(means[costs.argmax()])},
         "closed_gaps": {"average": value["average"]["closed_gaps"]},
+        "realised_share": value["average"]["realised_share"],
         "learners": value["learners"],
         "stability": value.get("stability"),
     }
