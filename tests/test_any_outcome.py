@@ -200,7 +200,7 @@ def test_a_price_fits_a_budget_that_equals_it(routing_controller, router):
         ({"budget": "60ms"}, "budget: got '60ms', expected an amount in usd"),
         ({"average": "40ms"}, "average budget: got '40ms', expected an amount in usd"),
         ({"average": "80%"}, "average budget: got '80%', expected an amount in usd"),
-        ({"average": "-1usd"}, "got -1 usd, expected a positive, finite amount in usd"),
+        ({"average": "-1usd"}, "got '-1usd', expected a positive, finite amount in usd"),
         ({"first_token_budget_ms": 5}, "costs, which have no first token; limit the whole cost"),
     ],
 )

@@ -135,6 +135,13 @@ def image(tmp_path):
         (["compare", "OUTCOMES", "--algorithms", "grpo,grpo"], "each once"),
         (["compare", "OUTCOMES", "--replicates", 1], "replicates: got 1"),
         (["evaluate", "nowhere", "OUTCOMES"], "nowhere"),
+        (["evaluate", "CONTROLLER", "OUTCOMES", "--seed", -1], "seed: got -1, expected a whole number"),
+        (["evaluate", "CONTROLLER", "OUTCOMES", "--replicates", 1], "replicates: got 1"),
+        (["explain", "CONTROLLER", "OUTCOMES", "--seed", -1], "seed: got -1, expected a whole number"),
+        (
+            ["export", "CONTROLLER", "OUTCOMES", "--out", "OUT", "--seed", -1],
+            "seed: got -1, expected a whole",
+        ),
         (["calibrate", "CONTROLLER", "giant"], "model 'giant'"),
         (["calibrate", "nowhere", "fake"], "nowhere"),
     ],
@@ -149,6 +156,40 @@ def test_a_file_where_a_directory_should_be(outcomes, image):
     assert str(image) in message(run("profile", "fake", "--task", "fake", "--out", image))
     assert str(image) in message(run("train", image, "--out", "x"))
     assert str(image) in message(run("train", outcomes, "--epochs", 0, "--out", image / "x"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "CONTROLLER", "OUTCOMES", "--out", "FILE"],
+        ["train", "OUTCOMES", "--out", "FILE"],
+        ["train", "OUTCOMES", "--out", "OUT", "--checkpoints", "FILE"],
+        ["calibrate", "CONTROLLER", "fake", "--out", "FILE"],
+        ["compare", "OUTCOMES", "--plots", "FILE"],
+        ["demo", "--quick", "--out", "FILE"],
+        ["compare", "OUTCOMES", "--out", "OUTCOMES"],
+        ["compare", "OUTCOMES", "--report", "OUTCOMES"],
+        ["evaluate", "CONTROLLER", "OUTCOMES", "--report", "OUTCOMES"],
+        ["explain", "CONTROLLER", "OUTCOMES", "--report", "OUTCOMES"],
+        ["decide", "CONTROLLER", "--image", "FILE", "--prompt", "small 1", "--report", "OUTCOMES"],
+    ],
+)
+def test_a_wrong_kind_of_place_is_said_before_any_work(
+    words, outcomes, controller, image, tmp_path, monkeypatch
+):
+    def work(*_, **__):
+        raise AssertionError
+
+    for place in (
+        "paceline.outcomes.store.read_table",
+        "paceline.runtime.adaptive.measure_machine",
+        "paceline.workflows.deciding.live_context",
+        "paceline.workflows.demo.run_demo",
+    ):
+        monkeypatch.setattr(place, work)
+    places = {"OUT": tmp_path / "out", "OUTCOMES": outcomes, "CONTROLLER": controller, "FILE": image}
+    place, expected = (outcomes, "Is a directory") if words[-1] == "OUTCOMES" else (image, "Not a directory")
+    assert f"error: {place}: {expected}" in message(run(*(places.get(word, word) for word in words)))
 
 
 def test_another_sweep_in_the_directory(tmp_path):
@@ -189,8 +230,9 @@ def decide(controller, image, *more, prompt="small question 1"):
         ("--first-token-budget-ms", "nan", "first_token_budget_ms: got nan ms"),
         ("--average-budget-ms", "-1", "average_budget_ms: got -1 ms"),
         ("--average-budget-ms", "nan", "average_budget_ms: got nan ms"),
-        ("--budget", "0%", "got 0 ms"),
-        ("--budget", "-10ms", "got -10 ms"),
+        ("--budget", "0%", "got '0%', expected a positive, finite share"),
+        ("--budget", "-80%", "got '-80%', expected a positive, finite share"),
+        ("--budget", "-10ms", "got '-10ms', expected a positive, finite time"),
         ("--budget", "soon", "budget: got 'soon'"),
         ("--when-infeasible", "panic", "when_infeasible: got 'panic'"),
     ],

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -43,6 +44,9 @@ def test_parse_budget_reads_every_form(value, expected_ms):
         math.nan,
         math.inf,
         True,
+        10**400,
+        -(10**400),
+        Fraction(10**400),
         "0",
         "-5ms",
         "nan",
@@ -58,6 +62,12 @@ def test_parse_budget_reads_every_form(value, expected_ms):
 )
 def test_parse_budget_refuses(value):
     with pytest.raises(BudgetError, match="budget.*expected"):
+        parse_budget(value, full_ms=200.0, classes=CLASSES)
+
+
+@pytest.mark.parametrize("value", ["-80%", "0%", "-5ms", "0.0s", "inf", "1e400", "1e308%"])
+def test_a_refused_text_is_said_as_it_was_given(value):
+    with pytest.raises(BudgetError, match=f"budget: got '{value}', expected a positive, finite"):
         parse_budget(value, full_ms=200.0, classes=CLASSES)
 
 

@@ -109,7 +109,7 @@ def test_explain_prints_and_writes_the_picture(files, tmp_path):
     ("more", "expected"),
     [
         (["--split", "dev"], "split: got 'dev', expected one of"),
-        (["--samples", 1], "explain samples: got 1, expected an integer from 2 on"),
+        (["--samples", 1], "explain samples: got 1, expected a whole number of at least 2"),
         (["--budgets-ms", "fast"], "budgets_ms: got 'fast'"),
         (["--average-budgets-ms", "0.1"], "average budgets: got 0.1, expected at least"),
         (["--report", "/dev/null/x.html"], "Not a directory"),

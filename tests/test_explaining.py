@@ -180,6 +180,8 @@ def test_the_tree_finds_a_planted_rule_and_its_fidelity_is_of_held_out_scenes():
     assert constant["most_frequent_at_budget"] == 1.0
     assert constant["most_frequent"] == pytest.approx(0.5, abs=0.05)
     assert surrogate(replace(planted(lambda _, budget: budget), scene=np.array(["s"] * 400))) is None
+    far = surrogate(planted(lambda _, budget: 3 * budget), seed=2**32 + 1)  # more than scikit-learn takes
+    assert far is not None
 
 
 def of_solvers(table):

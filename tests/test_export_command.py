@@ -77,7 +77,7 @@ def test_export_says_in_a_table_what_was_chosen_and_why_others_were_not(files, t
     [
         (("--opset", 5), "opset: got 5, expected an integer from 18 to"),
         (("--opset", 500), "opset: got 500, expected an integer from 18 to"),
-        (("--requests", 0), "requests: got 0, expected a positive integer"),
+        (("--requests", 0), "requests: got 0, expected a whole number of at least 1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(files, tmp_path, words, expected):

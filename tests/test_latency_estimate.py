@@ -1,5 +1,6 @@
 """The latency estimate: accuracy on a known law, a calibrated promise, and what must never happen."""
 
+import json
 import subprocess
 import sys
 import time
@@ -172,6 +173,11 @@ def test_arrays_round_trip() -> None:
     assert again.facts == ported.facts
 
 
+def meta(**changes: object) -> np.ndarray:
+    value = {"schema_version": 1, "space": SEED_SPACE.to_json(), "facts": {}} | changes
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -179,12 +185,34 @@ def test_arrays_round_trip() -> None:
         ({"meta": np.frombuffer(b"{", dtype=np.uint8)}, "damaged description"),
         ({"rows": np.ones((3, 4))}, r"got rows \(3, 4\)"),
         ({"upper_ratio": np.full(48, np.nan)}, "NaN or infinite"),
+        ({"scalars": np.full(4, np.nan)}, "NaN or infinite"),
+        ({"upper_ratio": np.full(48, -1.2)}, "upper_ratio holds -1.2, expected 1 or more"),
+        ({"upper_ratio": np.full(48, 0.9)}, "upper_ratio holds 0.9, expected 1 or more"),
+        ({"upper_ratio": np.zeros(48)}, "upper_ratio holds 0, expected 1 or more"),
+        ({"rows": np.full((48, 4), -1.0)}, "rows holds -1, expected numbers that are not negative"),
+        ({"actions": np.arange(48)[::-1]}, "actions holds 0, expected ids in ascending order"),
+        ({"scalars": np.array([-1.0, 1.0, 1.0, 3.0])}, "floor_ms holds -1, expected"),
+        ({"scalars": np.array([1.0, 0.0, 1.0, 3.0])}, "scale holds 0, expected a positive number"),
+        ({"scalars": np.array([1.0, 1.0, 0.5, 3.0])}, "margin holds 0.5, expected 1 or more"),
+        ({"scalars": np.array([1.0, 1.0, 1.0, 1e300])}, r"scalars \[1.0, 1.0, 1.0, 1e\+300\]"),
+        ({"meta": meta(facts="none")}, "damaged description"),
+        ({"meta": meta(schema_version="1")}, "damaged description"),
     ],
 )
 def test_damaged_arrays_are_refused(change: dict, message: str) -> None:
     arrays = {**fitted()[0].to_arrays(), **change}
     with pytest.raises(ControllerError, match=message):
         LatencyEstimator.from_arrays({name: array for name, array in arrays.items() if array is not None})
+
+
+@pytest.mark.parametrize(("kind", "upper_ratio"), [("cost", 1.0), ("latency", 1.5), ("runtime", 0.0)])
+def test_what_takes_the_same_on_every_request_is_read_again(kind: str, upper_ratio: float) -> None:
+    made = LatencyEstimator.constant(
+        SEED_SPACE, np.array([0, 5]), np.array([0.0, 2.0]), upper_ratio=upper_ratio, facts={"kind": kind}
+    )
+    again = LatencyEstimator.from_arrays(made.to_arrays())
+    ones = np.ones(2)
+    assert again.upper(np.array([0, 5]), ones, ones, ones).tolist() == [0.0, 2.0 * upper_ratio]
 
 
 def test_newer_schema_is_refused_with_its_version() -> None:

@@ -220,7 +220,7 @@ def test_a_compiled_part_that_cannot_be_loaded_is_said(monkeypatch, caplog):
     assert "cannot be loaded (undefined symbol)" in caplog.text
 
 
-@pytest.mark.parametrize("wrong", ["short", "sizes", "count"])
+@pytest.mark.parametrize("wrong", ["short", "sizes", "odd", "count"])
 def test_the_extension_itself_refuses_arrays_that_do_not_fit(wrong, monkeypatch):
     native: Any = compiled()
     seen: dict[str, Any] = {}
@@ -240,6 +240,9 @@ def test_the_extension_itself_refuses_arrays_that_do_not_fit(wrong, monkeypatch)
         case "sizes":
             seen["sizes"] = (*seen["sizes"][:3], 0, *seen["sizes"][4:])
             expected, error = "sizes: expected positive numbers", ValueError
+        case "odd":
+            seen["sizes"] = (*seen["sizes"][:2], 3, *seen["sizes"][3:])
+            expected, error = "sizes: .* one dimension or an even number of them", ValueError
         case "count":
             seen["arrays"] = seen["arrays"][:-1]
             expected, error = "argument 4", TypeError

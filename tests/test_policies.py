@@ -166,6 +166,8 @@ def test_spec_round_trips_through_json():
         ({"members": 0}, "policy members: got 0"),
         ({"actions": (1, 1)}, "an action id repeats"),
         ({"budget_low_ms": 60.0}, "expected 0 < low < high"),
+        ({"budget_dimensions": 3}, "budget_dimensions: got 3, expected 1 or an even number"),
+        ({"budget_dimensions": 33}, "budget_dimensions: got 33, expected 1 or an even number"),
         ({"temperature": 0.0}, "policy temperature: got 0.0"),
         ({"full_latency_ms": float("nan")}, "policy full_latency_ms: got nan"),
     ],

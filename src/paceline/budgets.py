@@ -53,13 +53,19 @@ class HardBudget:
 
 def checked_ms(name: str, value: SupportsFloat | str | None, unit: str = "ms") -> float:
     """`value` as a float when it is a positive, finite number of milliseconds (of `unit`); BudgetError otherwise."""
-    expected = _EXPECTED if unit == "ms" else f"expected a positive, finite amount in {unit}"
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise BudgetError(f"{name}: got {value!r}, {expected}")
-    number = float(value)
+        raise BudgetError(f"{name}: got {value!r}, {_expected(unit)}")
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise BudgetError(f"{name}: got a number beyond the largest float, {_expected(unit)}") from error
     if not math.isfinite(number) or number <= 0:
-        raise BudgetError(f"{name}: got {number:g} {unit}, {expected}")
+        raise BudgetError(f"{name}: got {number:g} {unit}, {_expected(unit)}")
     return number
+
+
+def _expected(unit: str) -> str:
+    return _EXPECTED if unit == "ms" else f"expected a positive, finite amount in {unit}"
 
 
 def parse_budget(
@@ -93,11 +99,14 @@ def parse_budget(
         return checked_ms(f"{name} {key!r}", named[key], unit)
     number, said = _number_and_unit(value)
     units = _UNITS_MS if unit == "ms" else {"": 1.0, unit.lower(): 1.0}
-    if said == "%" and number is not None and full_ms is not None:
-        return checked_ms(f"{name} {value!r}", number / 100 * checked_ms("full_ms", full_ms, unit), unit)
-    if number is None or said not in units:
+    share = said == "%" and full_ms is not None
+    if number is None or not (share or said in units):
         raise BudgetError(f"{name}: got {value!r}, expected {_ways(unit, full_ms is not None, list(named))}")
-    return checked_ms(f"{name} {value!r}", number * units[said], unit)
+    amount = number / 100 * checked_ms("full_ms", full_ms, unit) if share else number * units[said]
+    if not 0 < amount < math.inf:
+        expected = "expected a positive, finite share" if share else _expected(unit)
+        raise BudgetError(f"{name}: got {value!r}, {expected}")
+    return amount
 
 
 @lru_cache(maxsize=256)

@@ -115,6 +115,15 @@ def test_rejection_costs_no_generation():
         ({"when_infeasible": "pray"}, "when_infeasible: got 'pray'"),
         ({"max_new_tokens": 0}, "max_new_tokens: got 0"),
         ({"max_new_tokens": True}, "max_new_tokens: got True"),
+        ({"waited_ms": -1}, "waited_ms: got -1, expected a finite number from 0 on"),
+        ({"waited_ms": True}, "waited_ms: got True"),
+        ({"waited_ms": False}, "waited_ms: got False"),
+        ({"waited_ms": "x"}, "waited_ms: got 'x'"),
+        ({"waited_ms": None}, "waited_ms: got None"),
+        ({"waited_ms": []}, r"waited_ms: got \[\]"),
+        ({"waited_ms": math.nan}, "waited_ms: got nan"),
+        ({"waited_ms": 10**400}, "waited_ms: got 1000"),
+        ({"budget_ms": 10**400}, "budget_ms: got a number beyond the largest float"),
     ],
 )
 def test_bad_arguments_cost_no_overview(arguments, message):
@@ -318,6 +327,12 @@ def test_a_cache_that_cannot_be_written_is_reported(messages, tmp_path):
     adaptive.calibrate()
     assert "could not be kept" in messages[-1]
     assert adaptive.controller.scale == pytest.approx(1.0, rel=NOISE_OF_FOUR)
+
+
+def test_a_cache_may_be_named_by_a_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adaptive_on(calibrate=True, cache_dir="cache").calibrate()
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 1
 
 
 def test_without_a_callback_calibration_is_logged(tmp_path, caplog):

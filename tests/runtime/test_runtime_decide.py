@@ -14,12 +14,15 @@ from controllers import FakeClock, context, controller, fake_training, rows_to_s
 from fakes import FAKE_SPACE, OVERVIEW_MS
 from paceline.errors import BudgetError, ControllerError, InfeasibleBudgetError, TrainError
 from paceline.knobs import Knob, KnobSpace
+from paceline.policies.native_policy import compiled
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import AverageBudget
+from paceline.runtime.backends import with_backend
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import RejectedError
 
 LONG = 1e6
+BACKENDS = ["numpy", "torch", *(["native"] if compiled() else [])]
 
 
 class RecordingPolicy(NumpyPolicy):
@@ -231,12 +234,14 @@ def test_when_nothing_fits_the_caller_decides(budgets):
         ({"budget_ms": True}, "got True"),
         ({"first_token_budget_ms": 0.0}, "first_token_budget_ms: got 0 ms"),
         ({"budget": "fast"}, "'fast'.*'low', 'medium', 'high'"),
-        ({"budget": "0%"}, "got 0 ms"),
+        ({"budget": "0%"}, "got '0%', expected a positive, finite share"),
         ({"budget": "80%", "budget_ms": 50.0}, "got both"),
         ({"average": -1.0}, "average_budget_ms: got -1 ms"),
         ({"elapsed_ms": -1.0}, "elapsed_ms: got -1.0"),
         ({"elapsed_ms": math.nan}, "elapsed_ms: got nan"),
         ({"slowdown": 0.0}, "slowdown: got 0.0"),
+        ({"budget_ms": 10**400}, "budget_ms: got a number beyond the largest float"),
+        ({"elapsed_ms": 10**400}, "elapsed_ms: got 1000"),
         ({"when_infeasible": "panic"}, "when_infeasible: got 'panic', expected one of"),
     ],
 )
@@ -254,11 +259,38 @@ def test_bad_arguments(arguments, message):
         ({"question_features": np.full(5, np.inf, np.float32)}, "NaN or infinity"),
         ({"tiles": np.ones(3, np.int64)}, r"tiles \(3,\)"),
         ({"tiles": np.full(27, -1)}, "negative counts"),
+        ({"image_features": [0.0, 0.0, 0.0]}, "image_features: got list, expected a numpy array"),
+        ({"question_features": None}, "question_features: got NoneType, expected a numpy array"),
+        ({"image_features": "abc"}, "image_features: got str"),
+        (
+            {"image_features": np.array(["a", "b", "c"])},
+            "features: got types <U1 and float32, expected float32",
+        ),
+        ({"image_features": np.zeros(3, dtype=complex)}, "features: got types complex128 and float32"),
+        ({"question_features": np.zeros(5, dtype=object)}, "features: got types float32 and object"),
+        ({"image_features": np.full(3, 1e300)}, "NaN or infinity, or numbers beyond 3.4e.38"),
+        ({"image_features": np.full(3, np.nan)}, "NaN or infinity"),
+        ({"tiles": [1] * 27}, "tiles: got list, expected a numpy array"),
+        ({"prompt_tokens": None}, "prompt_tokens: got NoneType"),
+        ({"vision_tokens": np.full(27, "7")}, "workload: got vision_tokens of type <U1"),
+        ({"tiles": np.full(27, np.nan)}, "workload: got tiles with negative counts, NaN"),
+        ({"tiles": np.full(27, np.inf)}, "workload: got tiles with .* infinity"),
     ],
 )
-def test_a_context_that_cannot_be_read(change, message):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_context_that_cannot_be_read(change, message, backend):
     with pytest.raises(ControllerError, match=message):
-        controller().decide(dataclasses.replace(context(), **change), budget_ms=20.0)
+        with_backend(controller(), backend).decide(dataclasses.replace(context(), **change), budget_ms=20.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["float64", "float16", "int64", ">f4", "bool"])
+def test_features_of_any_real_kind_are_read_as_float32(kind, backend):
+    request = dataclasses.replace(context(), image_features=np.array([1, 0, 1], dtype=kind))
+    plain = dataclasses.replace(context(), image_features=np.array([1, 0, 1], dtype=np.float32))
+    made, expected = (with_backend(controller(), backend).decide(each) for each in (request, plain))
+    assert made.action == expected.action
+    assert made.score == pytest.approx(expected.score, abs=1e-6)
 
 
 def test_explain_names_the_choice_and_why_losers_lost():

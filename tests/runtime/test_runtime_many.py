@@ -1,6 +1,7 @@
 """Decisions for many requests at once equal those for one at a time, for every backend and form of policy."""
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -90,7 +91,19 @@ def test_every_backend_serves_batches(tmp_path):
         ({"budget_ms": "fast"}, BudgetError, "budget_ms: got 'fast', expected a number or one per request"),
         ({"price": -1.0}, BudgetError, r"price: got \[-1.0\], expected numbers from 0 on"),
         ({"elapsed_ms": np.inf}, BudgetError, r"elapsed_ms: got \[inf\]"),
-        ({"slowdown": 0.0}, BudgetError, r"slowdown: got \[0.0\]"),
+        ({"slowdown": 0.0}, BudgetError, "slowdown: got 0.0, expected a finite number from 1e-06 on"),
+        ({"slowdown": "x"}, BudgetError, "slowdown: got 'x'"),
+        ({"slowdown": None}, BudgetError, "slowdown: got None"),
+        ({"budget_ms": True}, BudgetError, "budget_ms: got True, expected a number or one per request"),
+        ({"budget_ms": [10.0, True, 5.0]}, BudgetError, r"budget_ms: got \[10.0, True, 5.0\]"),
+        ({"budget_ms": np.array([True, True, True])}, BudgetError, "budget_ms: got array"),
+        ({"budget_ms": ["10", "20", "30"]}, BudgetError, "budget_ms: got .* expected a number"),
+        ({"budget_ms": 10**400}, BudgetError, "budget_ms: got 1000"),
+        ({"price": None}, BudgetError, "price: got None"),
+        ({"price": np.array(0.1 + 0.2j)}, BudgetError, "price: got array"),
+        ({"contexts": context(0)}, ControllerError, "contexts: got one Context, expected a list of Context"),
+        ({"contexts": ["one", "two"]}, ControllerError, "contexts: got a str in the list"),
+        ({"contexts": None}, ControllerError, "contexts: got one NoneType"),
         ({"when_infeasible": "reject"}, BudgetError, "when_infeasible: got 'reject', expected 'cheapest' or"),
         ({"when_infeasible": "wait"}, BudgetError, "when_infeasible: got 'wait'"),
     ],
@@ -108,6 +121,42 @@ def test_requests_of_different_sizes_are_refused():
     short = dataclasses.replace(ContextBatch.of([context(0)]), tiles=context(0).tiles[None, :-1])
     with pytest.raises(ControllerError, match="contexts: tiles has shape .* a value per configuration"):
         controller().decide_batch(short)
+    narrow = dataclasses.replace(ContextBatch.of([context(0)]), image_features=context(0).image_features)
+    with pytest.raises(ControllerError, match=r"contexts: got \(3,\) image .* a row per request in both"):
+        controller().decide_batch(narrow)
     holes = dataclasses.replace(ContextBatch.of([context(0)]), image_features=np.full((1, 3), np.nan))
     with pytest.raises(ControllerError, match="features: got NaN or infinity"):
         controller().decide_batch(holes)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"image_features": [0.0, 0.0, 0.0]}, "image_features: got list, expected a numpy array"),
+        ({"tiles": None}, "tiles: got NoneType"),
+        ({"question_features": np.zeros(5, dtype=complex)}, "features: got types float32 and complex128"),
+        ({"image_features": np.full(3, 1e300)}, "NaN or infinity, or numbers beyond 3.4e.38"),
+        ({"tiles": np.full(27, np.nan)}, "workload: got tiles with negative counts, NaN"),
+        ({"vision_tokens": np.full(27, -1)}, "workload: got vision_tokens with negative counts"),
+        ({"prompt_tokens": np.full(27, "7")}, "workload: got prompt_tokens of type <U1"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 20])
+def test_contexts_that_cannot_be_read(change, expected, count):
+    wrong = dataclasses.replace(context(0), **change)
+    with pytest.raises(ControllerError, match=expected):
+        controller().decide_batch([wrong] * count, budget_ms=20.0)
+    fields = {name: getattr(wrong, name) for name in many.FIELDS}
+    stacked = {
+        name: np.stack([each] * count) if isinstance(each, np.ndarray) else each
+        for name, each in fields.items()
+    }
+    with pytest.raises(ControllerError, match=expected):
+        controller().decide_batch(ContextBatch(**stacked), budget_ms=20.0)
+
+
+def test_numbers_of_any_kind_are_budgets():
+    contexts = [context(index) for index in range(3)]
+    expected = controller().decide_batch(contexts, budget_ms=[10.0, 20.0, 30.0]).action.tolist()
+    for given in ([10, 20, 30], np.array([10, 20, 30]), (np.float32(10), np.int64(20), Fraction(30))):
+        assert controller().decide_batch(contexts, budget_ms=given).action.tolist() == expected

@@ -173,6 +173,20 @@ def test_a_changed_description(directory):
         (lambda v: v["guard"].update(overview_ms=-1.0), "guard: overview_ms is -1.0"),
         (lambda v: v["guard"].update(overview_ms=None), "guard: overview_ms is None"),
         (lambda v: v["guard"].update(margin=1.0), "not a controller .*margin"),
+        (lambda v: v.update(guard={}), r"guard has \[\], expected exactly .*'overview_ms'"),
+        (lambda v: v["guard"].update(classes=[]), r"guard: classes are \[\]"),
+        (lambda v: v["guard"].update(classes={"low": 10**400}), "not a controller"),
+        (lambda v: v.update(metrics=[1]), r"metrics is \[1\], expected an object"),
+        (lambda v: v.update(provenance="mine"), "provenance is 'mine', expected an object"),
+        (lambda v: v["provenance"].update(profile="mine"), "profile is 'mine', expected an object or null"),
+        (lambda v: v["provenance"].update(training=[1]), r"training is \[1\], expected an object or null"),
+        (lambda v: v.update(block_ranking="123"), "block_ranking is '123', expected a list"),
+        (lambda v: v.update(exports=[]), r"exports is \[\], expected an object or null"),
+        (lambda v: v.update(files=[]), r"files is \[\], expected an object"),
+        (
+            lambda v: v["policy"].update(budget_dimensions=3),
+            "budget_dimensions: got 3, expected 1 or an even",
+        ),
         (lambda v: v["prices"].update(prices=[0.0]), "prices: got"),
         (lambda v: v["prices"]["prices"].reverse(), "prices that never rise"),
         (lambda v: v["prices"].update(budgets_ms="no"), "not a controller"),
@@ -209,6 +223,32 @@ def test_a_path_that_is_no_controller(tmp_path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(ControllerError, match=r"controller\.json is missing"):
         Controller.load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", [None, 3, b"tiny", ["tiny"]])
+def test_what_is_neither_a_path_nor_a_name(name):
+    with pytest.raises(
+        ControllerError, match=r"controller: got .*, expected the path of a directory or the name"
+    ):
+        Controller.load(name)
+
+
+def test_the_kept_backend_may_be_in_a_directory_named_by_a_text(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("paceline.runtime.backends._candidates", lambda _: ["numpy", "torch"])
+    Controller.load(saved, cache_dir="cache")
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 1
+
+
+def test_a_latency_estimate_that_nothing_can_have_fitted(directory):
+    path = directory / "latency.safetensors"
+    arrays = load_file(path)
+    save_file(arrays | {"whole.upper_ratio": -arrays["whole.upper_ratio"]}, path)
+    reseal(directory, path.name)
+    with pytest.raises(
+        ControllerError, match=r"latency estimate: upper_ratio holds -\d.*, expected 1 or more"
+    ):
+        Controller.load(directory)
 
 
 def test_metrics_that_are_no_json(tmp_path):

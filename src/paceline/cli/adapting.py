@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from paceline.cli.output import check_writable, emit
+from paceline.cli.output import check_directories, emit
 from paceline.cli.training_settings import with_settings
 
 
@@ -18,7 +18,7 @@ def adapt(
     from paceline.workflows.adapting import adapt_controller
 
     options = with_settings(AdaptOptions(seed=seed), settings)
-    check_writable(out)
+    check_directories(out)
     controller = Controller.load(start)
     inputs = controller.policy.spec.inputs
     names = {"image_features": inputs.image_features, "question_features": inputs.question_features}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paceline.cli.evaluate_command import AverageBudgets, HardBudgets, ReplicatesOption, ReportOption
-from paceline.cli.output import AsJson, check_writable, emit, to_json
+from paceline.cli.output import AsJson, check_directories, check_files, emit, to_json
 from paceline.cli.routing_lines import routing_lines
 from paceline.cli.train_command import OutcomesArgument
 from paceline.cli.training_settings import SettingsOption, with_settings
@@ -77,7 +77,8 @@ def run(
         processes=processes,
         seeds=seeds,
     )
-    check_writable(out, report, plots)
+    check_files(out, report)
+    check_directories(plots)
     table = read_table(outcomes, **options.train.feature_choice)
     one_thread()
     with Bar() as bar:

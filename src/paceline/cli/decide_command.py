@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paceline.cli.calibrate_command import ControllerArgument
-from paceline.cli.output import AsJson, check_writable, emit, say
+from paceline.cli.output import AsJson, check_files, emit, say
 from paceline.errors import BudgetError, PacelineError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run(
     from paceline.runtime.decision import check_when_infeasible
 
     check_method(method)
-    check_writable(report)
+    check_files(report)
     loaded = Controller.load(controller, backend=backend, provider=provider, precision=precision)
     if average_budget is not None and average_budget_ms is not None:
         raise BudgetError(

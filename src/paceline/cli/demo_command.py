@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.output import AsJson, check_directories, emit
 
 
 def run(
@@ -23,7 +23,7 @@ def run(
     from paceline.workflows.demo import run_demo
     from paceline.workflows.demo_options import DemoOptions
 
-    check_writable(out)
+    check_directories(out)
     one_thread()
     with Bar() as bar:
         results = run_demo(out, DemoOptions.quick(seed) if quick else DemoOptions(seed=seed), bar)

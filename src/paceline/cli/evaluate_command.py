@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from paceline.cli.calibrate_command import ControllerArgument
-from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.output import AsJson, check_files, emit
 from paceline.cli.routing_lines import routing_lines
 from paceline.cli.train_command import OutcomesArgument
 
@@ -47,7 +47,7 @@ def run(
     from paceline.runtime.controller import Controller
     from paceline.workflows.reporting import measured_latencies
 
-    check_writable(report)
+    check_files(report)
     if report is not None:
         import_matplotlib()
     contest = ContestOptions(

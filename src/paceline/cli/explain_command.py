@@ -7,7 +7,7 @@ import typer
 
 from paceline.cli.calibrate_command import ControllerArgument
 from paceline.cli.evaluate_command import AverageBudgets, HardBudgets
-from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.output import AsJson, check_files, emit
 from paceline.cli.train_command import OutcomesArgument
 
 
@@ -32,7 +32,7 @@ def run(
     from paceline.runtime.controller import Controller
     from paceline.workflows.explaining import ExplainOptions, explain_controller
 
-    check_writable(report)
+    check_files(report)
     options = ExplainOptions(
         split=split,
         budgets_ms=parse_budgets("budgets_ms", budgets_ms),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.output import AsJson, check_directories, emit
 from paceline.errors import OutcomesError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run(
             propensity=propensity,
         ),
     )
-    check_writable(out)
+    check_directories(out)
     if images is not None and not features:
         raise OutcomesError(
             "--images: got no --features, expected the model that makes them, as --features tiny"

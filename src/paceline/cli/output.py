@@ -36,16 +36,31 @@ def emit(value: Mapping[str, Any], parts: Iterable[Any], *, as_json: bool) -> No
             console.print(part)
 
 
-def check_writable(*paths: Path | None) -> None:
-    """Raise OSError for a path that cannot be written, before any work is done for it."""
+def check_files(*paths: Path | None) -> None:
+    """Raise OSError for a file that cannot be written, before any work is done for it; None is no file."""
     for path in paths:
-        if path is None:
-            continue
-        there = next(place for place in (path, *path.absolute().parents) if place.exists())
-        if there != path and not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-        if not os.access(there, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        if path is not None:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            _check_place(path)
+
+
+def check_directories(*paths: Path | None) -> None:
+    """Raise OSError for a directory that cannot be made or written into; likewise."""
+    for path in paths:
+        if path is not None:
+            if path.exists() and not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+            _check_place(path)
+
+
+def _check_place(path: Path) -> None:
+    """Raise OSError where neither `path` nor, if it does not exist yet, what is above it can be written."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if there != path and not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 def to_json(value: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.output import AsJson, check_directories, emit
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
     options = RewardModelOptions(score_loss=score_loss, seed=seed)
     if updates is not None:
         options = replace(options, updates=updates)
-    check_writable(out)
+    check_directories(out)
     space = SEED_SPACE if outcomes is None else read_manifest(outcomes).space
     one_thread()
     with Bar() as bar:

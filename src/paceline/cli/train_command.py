@@ -17,7 +17,7 @@ from paceline.cli.input_options import (
     QuestionFeatures,
     Reduce,
 )
-from paceline.cli.output import AsJson, check_writable, emit
+from paceline.cli.output import AsJson, check_directories, emit
 from paceline.cli.training_settings import SettingsOption, with_settings
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def run(
     if epochs is not None:
         options = _with_epochs(options, epochs)
     options = with_settings(options, settings or [])
-    check_writable(out, checkpoints, tensorboard)
+    check_directories(out, checkpoints, tensorboard)
     one_thread()
     with Bar() as bar:
         trained = train_controller(

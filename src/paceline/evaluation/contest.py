@@ -14,6 +14,7 @@ from paceline.evaluation.budget_grid import (
     fixed_grid,
 )
 from paceline.evaluation.choices import Budgets, Choices, baseline_choices, contender_choices
+from paceline.learning.checks import check_whole
 from paceline.learning.learners.contender import Contender
 from paceline.learning.problem import Problem
 from paceline.outcomes.bootstrap import SceneBootstrap
@@ -34,8 +35,8 @@ class ContestOptions:
             raise OutcomesError(
                 f"violation rate: got {self.violation_rate}, expected a share between 0 and 1"
             )
-        if self.replicates < 100:
-            raise OutcomesError(f"bootstrap replicates: got {self.replicates}, expected 100 or more")
+        check_whole("bootstrap replicates", self.replicates, 100, OutcomesError)
+        check_whole("seed", self.seed, 0, OutcomesError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

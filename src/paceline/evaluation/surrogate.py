@@ -10,6 +10,8 @@ HELD_OUT = 0.3
 """Share of the scenes on which the tree is judged."""
 SMALLEST_LEAF = 0.005
 """Share of the decisions that a leaf must hold, so that no rule is about a handful of samples."""
+SEEDS = 2**32
+"""As many seeds scikit-learn knows; numpy takes larger ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,7 +41,7 @@ def surrogate(decisions: Decisions, *, depth: int = DEPTH, seed: int = 0) -> dic
     held_out = np.isin(decisions.scene, order[: max(1, round(HELD_OUT * len(scenes)))])
     fit, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     least = max(1, int(SMALLEST_LEAF * len(fit)))
-    model = DecisionTreeClassifier(max_depth=depth, min_samples_leaf=least, random_state=seed)
+    model = DecisionTreeClassifier(max_depth=depth, min_samples_leaf=least, random_state=seed % SEEDS)
     model.fit(decisions.inputs[fit], decisions.chosen[fit])
     said = model.predict(decisions.inputs[test])
     right = decisions.chosen[test]

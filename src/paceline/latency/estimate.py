@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from paceline.errors import ControllerError, KnobError, OutcomesError
+from paceline.errors import KnobError, OutcomesError
 from paceline.knobs import KnobSpace
 from paceline.latency.calibration import (
     calibrated_ratios,
@@ -18,8 +18,7 @@ from paceline.latency.calibration import (
     typical_workload,
 )
 from paceline.latency.regression import fit_law, knob_products, product_order, shrunken_factors
-
-SCHEMA_VERSION = 1
+from paceline.latency.stored import NAMES, SCHEMA_VERSION, check_stored, read_description
 
 
 class LatencyEstimator:
@@ -235,51 +234,24 @@ class LatencyEstimator:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "LatencyEstimator":
         """The estimator written by `to_arrays`; ControllerError if arrays are missing, damaged or too new."""
-        missing = sorted({"actions", "rows", "law", "upper_ratio", "scalars", "meta"} - set(arrays))
-        if missing:
-            raise ControllerError(
-                f"latency estimate: arrays {missing} are missing; write the controller again"
-            )
-        try:
-            meta = json.loads(np.asarray(arrays["meta"], dtype=np.uint8).tobytes().decode())
-            version, space = meta["schema_version"], KnobSpace.from_json(meta["space"])
-        except (ValueError, KeyError, TypeError, KnobError) as error:
-            raise ControllerError(
-                f"latency estimate: damaged description ({error}); write the controller again"
-            ) from error
-        if version > SCHEMA_VERSION:
-            raise ControllerError(
-                f"latency estimate: schema version {version} is newer than {SCHEMA_VERSION}; upgrade paceline"
-            )
-        actions = np.asarray(arrays["actions"], dtype=np.int64)
-        rows, law = (np.asarray(arrays[name], dtype=np.float64) for name in ("rows", "law"))
-        ratios, scalars = (np.asarray(arrays[name], dtype=np.float64) for name in ("upper_ratio", "scalars"))
-        good_shapes = (
-            rows.shape == (len(actions), 4) and ratios.shape == actions.shape and scalars.shape == (4,)
-        )
-        if good_shapes:
-            products = knob_products(space, np.zeros(1, np.int64), int(scalars[3])).shape[1]
-            good_shapes = law.shape == (products, 4) and not np.any((actions < 0) | (actions >= space.size))
-        if not good_shapes:
-            raise ControllerError(
-                f"latency estimate: got rows {rows.shape}, law {law.shape}, upper_ratio {ratios.shape} for "
-                f"{len(actions)} configurations of {space.size}; write the controller again"
-            )
-        if not all(np.all(np.isfinite(part)) for part in (rows, law, ratios, scalars)):
-            raise ControllerError(
-                "latency estimate: arrays hold NaN or infinite values; write the controller again"
-            )
+        space, facts = read_description(arrays)
+        parts = {
+            name: np.asarray(arrays[name], dtype=np.int64 if name == "actions" else np.float64)
+            for name in NAMES
+        }
+        check_stored(space, facts, parts)
+        floor_ms, scale, margin, order = parts["scalars"].tolist()
         return cls(
             space=space,
-            actions=actions,
-            rows=rows,
-            law=law,
-            product_order=int(scalars[3]),
-            upper_ratio=ratios,
-            floor_ms=float(scalars[0]),
-            scale=float(scalars[1]),
-            margin=float(scalars[2]),
-            facts=meta["facts"],
+            actions=parts["actions"],
+            rows=parts["rows"],
+            law=parts["law"],
+            product_order=int(order),
+            upper_ratio=parts["upper_ratio"],
+            floor_ms=floor_ms,
+            scale=scale,
+            margin=margin,
+            facts=facts,
         )
 
     def _with(self, **changes: Any) -> "LatencyEstimator":

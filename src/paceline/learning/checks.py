@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-from paceline.errors import TrainError
+from paceline.errors import PacelineError, TrainError
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """TrainError unless `value` is a whole number of at least `least`."""
+def check_whole(name: str, value: Any, least: int, error: type[PacelineError] = TrainError) -> None:
+    """`error` unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise TrainError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+        raise error(f"{name}: got {value!r}, expected a whole number of at least {least}")
 
 
 def check_number(

@@ -299,8 +299,10 @@ static int network_sizes(Network *self, const Py_buffer *arrays, size_t *bytes)
 {
     int features = self->image_width + self->question_width, hidden = self->members * self->wide;
     if (self->image_width < 0 || self->question_width < 0 || self->dimensions < 1 || self->members < 1 ||
-        self->wide < 1 || self->narrow < 1 || self->actions < 1 || self->knots < 0 || self->knots == 1) {
-        PyErr_SetString(PyExc_ValueError, "sizes: expected positive numbers, and no knots or two of them");
+        (self->dimensions > 1 && self->dimensions % 2) || self->wide < 1 || self->narrow < 1 || self->actions < 1 ||
+        self->knots < 0 || self->knots == 1) {
+        PyErr_SetString(PyExc_ValueError, "sizes: expected positive numbers, one dimension or an even number of them, and "
+                                          "no knots or two of them");
         return -1;
     }
     int scaled = features * (self->knots ? self->knots : 1);

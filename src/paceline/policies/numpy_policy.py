@@ -13,6 +13,11 @@ from paceline.policies.one_request import OneRequest
 from paceline.policies.spec import PolicySpec
 from paceline.policies.token_pooling import attention_pool, unpack_tokens
 
+FLOAT32 = np.dtype(np.float32)
+LARGEST = float(np.finfo(np.float32).max)
+REAL = "biuf"
+"""Kinds of numbers that features may be; they are read as float32."""
+
 
 class NumpyPolicy:
     """Scores of configurations from exported arrays, equal to the trained network's within rounding."""
@@ -80,6 +85,8 @@ class NumpyPolicy:
         """
         one = self._one
         if one and image_features.shape == one.image_shape and question_features.shape == one.question_shape:
+            if image_features.dtype is not FLOAT32 or question_features.dtype is not FLOAT32:
+                check_features(self.spec, image_features, question_features)
             values = one.values(image_features, question_features, budget_ms, price)
             if values is not None:
                 return values
@@ -115,7 +122,7 @@ class NumpyPolicy:
 
 
 def check_features(spec: PolicySpec, image_features: np.ndarray, question_features: np.ndarray) -> None:
-    """Raise ControllerError for features of another width than the policy's, or not finite."""
+    """Raise ControllerError for features of another width than the policy's, or that float32 cannot hold."""
     widths = (image_features.shape[-1], question_features.shape[-1])
     expected = spec.columns
     if widths != expected and any(
@@ -125,11 +132,19 @@ def check_features(spec: PolicySpec, image_features: np.ndarray, question_featur
             f"features: got {widths} image and question features, expected {expected}; "
             "the controller was trained for another model or feature extractor"
         )
+    if not (image_features.dtype.kind in REAL and question_features.dtype.kind in REAL):
+        raise ControllerError(
+            f"features: got types {image_features.dtype} and {question_features.dtype}, expected float32"
+        )
     if not (_finite(image_features) and _finite(question_features)):
-        raise ControllerError("features: got NaN or infinity, expected finite numbers")
+        raise ControllerError(
+            f"features: got NaN or infinity, or numbers beyond {LARGEST:.1e}; expected finite numbers of float32"
+        )
 
 
 def _finite(values: np.ndarray) -> bool:
-    """Whether all numbers are; a sum of squares says so at once unless it overflows, which is looked into."""
+    """Whether all numbers are, as float32; a sum of squares says so at once unless it overflows."""
     flat = values.ravel()
+    if values.dtype is not FLOAT32:
+        return bool((np.abs(flat.astype(np.float64)) <= LARGEST).all())
     return math.isfinite(flat @ flat) or bool(np.isfinite(flat).all())

@@ -69,6 +69,11 @@ class PolicySpec:
         for name, count in counts.items():
             if count < 1:
                 raise ControllerError(f"policy {name}: got {count}, expected at least 1")
+        if self.budget_dimensions > 1 and self.budget_dimensions % 2:
+            raise ControllerError(
+                f"policy budget_dimensions: got {self.budget_dimensions}, expected 1 or an even number, "
+                "since sines and cosines come in pairs"
+            )
         if len(set(self.actions)) != len(self.actions):
             raise ControllerError("policy actions: an action id repeats; expected each configuration once")
         if not 0 < self.budget_low_ms < self.budget_high_ms < float("inf"):

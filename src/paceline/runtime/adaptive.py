@@ -29,7 +29,7 @@ from paceline.runtime.calibration import (
 )
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context, check_when_infeasible
-from paceline.runtime.requests import check_length, is_list, listed
+from paceline.runtime.requests import check_length, check_waited, is_list, listed
 
 KEPT_WORKLOADS = 256
 """Workload arrays kept, one per image size and prompt length."""
@@ -65,7 +65,7 @@ class AdaptiveModel:
         controller: Controller,
         *,
         calibrate: bool = True,
-        cache_dir: Path | None = None,
+        cache_dir: str | Path | None = None,
         on_message: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -91,7 +91,7 @@ class AdaptiveModel:
         self._uncalibrated = controller
         self._controller = controller
         self._calibrated = not calibrate
-        self._cache_dir = cache_dir
+        self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._on_message = on_message
         self.clock = clock
         self._configurations = [controller.space.configuration(int(a)) for a in controller.actions]
@@ -224,6 +224,8 @@ class AdaptiveModel:
         if max_new_tokens is not None:
             check_length(max_new_tokens)
             length = max_new_tokens
+        if type(waited_ms) is not float or waited_ms != 0.0:
+            check_waited(waited_ms)
         checked = self.clock()
         if not self._calibrated:
             self._calibrate_at_first_use()

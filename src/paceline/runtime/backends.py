@@ -35,7 +35,7 @@ def with_backend(
     *,
     provider: str = "cpu",
     precision: str | None = None,
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
 ) -> "Controller":
     """The controller with another backend.
 
@@ -112,7 +112,7 @@ def _onnx_maker(
     return lambda owner: OnnxWeigher(owner, session, name)
 
 
-def _fastest(controller: "Controller", cache_dir: Path | None) -> str:
+def _fastest(controller: "Controller", cache_dir: str | Path | None) -> str:
     """The candidate that is fastest here, measured or kept; of one candidate there is nothing to measure."""
     candidates = _candidates(controller)
     if "onnx" in candidates:
@@ -122,7 +122,7 @@ def _fastest(controller: "Controller", cache_dir: Path | None) -> str:
         )  # damaged, it is refused whatever was kept
     if len(candidates) == 1:
         return candidates[0]
-    directory = cache_dir or _default_directory()
+    directory = _default_directory() if cache_dir is None else Path(cache_dir)
     path = directory / f"{_key(controller, candidates)}.json"
     kept = _read(path, candidates)
     if kept is not None:

@@ -25,6 +25,8 @@ from paceline.runtime.decision import (
     Decision,
     Reason,
     RejectedError,
+    check_counts,
+    check_number,
     check_when_infeasible,
 )
 from paceline.runtime.exports import Exports
@@ -106,7 +108,7 @@ class Controller:
         backend: str = "auto",
         provider: str = "cpu",
         precision: str | None = None,
-        cache_dir: Path | None = None,
+        cache_dir: str | Path | None = None,
     ) -> "Controller":
         """The controller in a directory, or a shipped one by its name ("tiny").
 
@@ -252,9 +254,9 @@ class Controller:
         if when_infeasible != "cheapest":
             check_when_infeasible(when_infeasible)
         if not (type(elapsed_ms) is float and 0.0 <= elapsed_ms < math.inf):
-            _check_number("elapsed_ms", elapsed_ms, least=0.0)
+            check_number("elapsed_ms", elapsed_ms, least=0.0)
         if not (type(slowdown) is float and 1e-6 <= slowdown < math.inf):
-            _check_number("slowdown", slowdown, least=1e-6)
+            check_number("slowdown", slowdown, least=1e-6)
         times = self._times(context)
         if self._plain and type(budget_ms) is float and first_token_budget_ms is budget is None:
             whole_ms, first_ms = budget_ms, None
@@ -349,15 +351,12 @@ class Controller:
 
     def _times(self, context: Context) -> Times:
         """Predicted times of a workload, computed once."""
-        workload = (context.tiles, context.vision_tokens, context.prompt_tokens)
         key = context.tiles.tobytes() + context.vision_tokens.tobytes() + context.prompt_tokens.tobytes()
         kept = self._kept.get(key)
         if kept is not None:
             return kept
-        if min(int(part.min()) for part in workload) < 0:
-            raise ControllerError(
-                "workload: got negative counts, expected tiles and tokens of every configuration"
-            )
+        check_counts(context)
+        workload = (context.tiles, context.vision_tokens, context.prompt_tokens)
         mean, upper = self.latency.mean_and_upper(self.actions, *workload)
         _, first_upper = self.first_token_latency.mean_and_upper(self.actions, *workload)
         full_ms = float(np.max(mean) if self._full is None else mean[self._full])
@@ -471,11 +470,6 @@ def _rejection(decision: Decision) -> str:
         f"budget: got {' and '.join(limits)}, {left}; none of {decision.tested} configurations fits, not even "
         f"{decision.configuration}; allow more time or pass when_infeasible='cheapest'"
     )
-
-
-def _check_number(name: str, value: float, *, least: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (least <= value < math.inf):
-        raise BudgetError(f"{name}: got {value!r}, expected a finite number from {least:g} on")
 
 
 def _describe(space: KnobSpace) -> str:

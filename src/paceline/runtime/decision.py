@@ -1,6 +1,7 @@
 """What the controller is asked and what it answers. numpy and standard library only."""
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, get_args
 
@@ -13,11 +14,17 @@ from paceline.latency.quantity import ONLY_AFTERWARDS, Quantity
 if TYPE_CHECKING:
     from paceline.runtime.controller import Controller
     from paceline.runtime.explanation import Explanation
+    from paceline.runtime.many import ContextBatch
     from paceline.runtime.weighing import Times
 
 Reason = Literal["policy", "cheapest", "best_effort", "rejected"]
 WhenInfeasible = Literal["cheapest", "reject", "best_effort"]
 
+FEATURES = ("image_features", "question_features")
+WORKLOAD = ("tiles", "vision_tokens", "prompt_tokens")
+FIELDS = (*FEATURES, *WORKLOAD)
+"""Arrays of a context, and of many of them."""
+LARGEST = sys.float_info.max
 PREDICTIONS = ("predicted_ms", "upper_ms", "first_token_upper_ms", "full_ms")
 """Properties of a decision that are NaN where times are known only afterwards."""
 SAID = (
@@ -46,6 +53,32 @@ def check_when_infeasible(value: str) -> None:
         raise BudgetError(f"when_infeasible: got {value!r}, expected one of {list(get_args(WhenInfeasible))}")
 
 
+def check_number(name: str, value: float, *, least: float) -> None:
+    """Raise BudgetError unless `value` is a finite number from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= LARGEST:
+        raise BudgetError(f"{name}: got {value!r}, expected a finite number from {least:g} on")
+
+
+def check_arrays(request: "Context | ContextBatch") -> None:
+    """Raise ControllerError for fields that are no arrays."""
+    for name in FIELDS:
+        value = getattr(request, name)
+        if not isinstance(value, np.ndarray):
+            raise ControllerError(f"{name}: got {type(value).__name__}, expected a numpy array")
+
+
+def check_counts(request: "Context | ContextBatch") -> None:
+    """Raise ControllerError for workloads that are no counts; one that is NaN is none."""
+    for name in WORKLOAD:
+        counts: np.ndarray = getattr(request, name)
+        if counts.dtype.kind not in "iuf":
+            raise ControllerError(f"workload: got {name} of type {counts.dtype}, expected whole numbers")
+        if counts.size and not 0 <= counts.min() <= counts.max() < math.inf:
+            raise ControllerError(
+                f"workload: got {name} with negative counts, NaN or infinity, expected those of every configuration"
+            )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Context:
     """One request as the controller sees it; m = the controller's configurations, in its order."""
@@ -57,17 +90,23 @@ class Context:
     prompt_tokens: np.ndarray  # int (m,): image tokens included
 
     def check(self, image_width: int | None, question_width: int | None, configurations: int) -> None:
-        """Raise ControllerError for features or workloads of another size; the policy checks their values.
+        """Raise ControllerError for features or workloads of another size, or no arrays.
 
-        A width of None stands for packed tokens, of which there may be any number.
+        The policy checks the features' values, `check_counts` the workloads'. A width of None stands for packed tokens,
+        of which there may be any number.
         """
-        image, question = self.image_features.shape, self.question_features.shape
+        try:
+            image, question = self.image_features.shape, self.question_features.shape
+            sizes = self.tiles.shape, self.vision_tokens.shape, self.prompt_tokens.shape
+        except AttributeError:
+            check_arrays(self)
+            raise
         if image != (image_width,) or question != (question_width,):
             self._check_features(image_width, question_width)
-        if not self.tiles.shape == self.vision_tokens.shape == self.prompt_tokens.shape == (configurations,):
+        if not sizes[0] == sizes[1] == sizes[2] == (configurations,):
             raise ControllerError(
-                f"workload: got tiles {self.tiles.shape}, vision_tokens {self.vision_tokens.shape}, prompt_tokens "
-                f"{self.prompt_tokens.shape}, expected ({configurations},) each: one value per configuration"
+                f"workload: got tiles {sizes[0]}, vision_tokens {sizes[1]}, prompt_tokens {sizes[2]}, expected "
+                f"({configurations},) each: one value per configuration"
             )
 
     def _check_features(self, image_width: int | None, question_width: int | None) -> None:

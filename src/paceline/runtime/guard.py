@@ -35,6 +35,10 @@ class Guard:
     classes: Mapping[str, float] = field(default_factory=dict)  # named budgets as shares of the full latency
 
     def __post_init__(self) -> None:
+        if not isinstance(self.classes, Mapping):
+            raise ControllerError(
+                f"guard: classes are {self.classes!r}, expected shares of the full latency by name"
+            )
         numbers = {
             "overview_ms": self.overview_ms,
             "output_tokens": self.output_tokens,

@@ -1,8 +1,9 @@
 """Decisions for many requests at once, as arrays: for planning, for judging logs, for servers that collect requests."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +11,21 @@ import numpy as np
 from paceline.errors import BudgetError, ControllerError
 from paceline.knobs import Configuration
 from paceline.policies.decision import action_logits, choose
-from paceline.runtime.decision import Context, check_when_infeasible
+from paceline.runtime.decision import (
+    FIELDS,
+    WORKLOAD,
+    Context,
+    check_arrays,
+    check_counts,
+    check_number,
+    check_when_infeasible,
+)
 
 if TYPE_CHECKING:
     from paceline.runtime.controller import Controller
 
 CHUNK = 512
 """Requests weighed together: their hidden layers stay in the cache."""
-FIELDS = ("image_features", "question_features", "tiles", "vision_tokens", "prompt_tokens")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -32,8 +40,18 @@ class ContextBatch:
 
     @classmethod
     def of(cls, contexts: Sequence[Context]) -> "ContextBatch":
-        """The contexts one below the other; ControllerError where their sizes differ or there is none."""
-        if not contexts:
+        """The contexts one below the other; ControllerError where their sizes differ, or for anything else."""
+        if not isinstance(contexts, Collection):
+            raise ControllerError(
+                f"contexts: got one {type(contexts).__name__}, expected a list of Context or a ContextBatch"
+            )
+        for context in contexts:
+            if not isinstance(context, Context):
+                raise ControllerError(
+                    f"contexts: got a {type(context).__name__} in the list, expected each to be a Context"
+                )
+            check_arrays(context)
+        if not len(contexts):
             raise ControllerError("contexts: got none, expected one or more requests")
         parts = {name: [getattr(context, name) for context in contexts] for name in FIELDS}
         for name, rows in parts.items():
@@ -119,6 +137,7 @@ def decide_batch(
     batch = contexts if isinstance(contexts, ContextBatch) else ContextBatch.of(contexts)
     _check(batch, controller)
     n = len(batch)
+    check_number("slowdown", slowdown, least=1e-6)
     controller.quantity.check_milliseconds("budget_ms", budget_ms)
     controller.quantity.check_first_token(first_token_budget_ms)
     elapsed = _column("elapsed_ms", elapsed_ms, n, least=0.0)
@@ -127,7 +146,7 @@ def decide_batch(
         whole_ms=_budget("budget_ms", budget_ms, n) - unexpected,
         first_ms=_budget("first_token_budget_ms", first_token_budget_ms, n) - unexpected,
         price=_column("price", price, n, least=0.0),
-        slowdown=float(_column("slowdown", slowdown, 1, least=1e-6)[0]),
+        slowdown=float(slowdown),
     )
     parts = [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
     made = [_decided(controller, batch.rows(part), limits.rows(part), when_infeasible) for part in parts]
@@ -200,24 +219,23 @@ def _decided(
 
 
 def _check(batch: ContextBatch, controller: "Controller") -> None:
-    """Raise ControllerError for workloads of another size; the policy checks the features."""
+    """Raise ControllerError for workloads that do not fit; the policy checks the features."""
+    check_arrays(batch)
+    dimensions = (batch.image_features.ndim, batch.question_features.ndim)
+    if dimensions != (2, 2) or len(batch.question_features) != len(batch):
+        raise ControllerError(
+            f"contexts: got {batch.image_features.shape} image and {batch.question_features.shape} question features, "
+            "expected a row per request in both"
+        )
     expected = (len(batch), len(controller.actions))
-    for name in ("tiles", "vision_tokens", "prompt_tokens"):
+    for name in WORKLOAD:
         values = getattr(batch, name)
         if values.shape != expected:
             raise ControllerError(
                 f"contexts: {name} has shape {values.shape}, expected {expected}: a row per request, a value per "
                 "configuration"
             )
-        if values.size and values.min() < 0:
-            raise ControllerError(
-                f"contexts: {name} has negative counts, expected those of every configuration"
-            )
-    if batch.question_features.ndim != 2 or len(batch.question_features) != len(batch):
-        raise ControllerError(
-            f"contexts: got {batch.image_features.shape} image and {batch.question_features.shape} question features, "
-            "expected a row per request in both"
-        )
+    check_counts(batch)
 
 
 def _budget(name: str, value: Any, n: int) -> np.ndarray:
@@ -229,14 +247,25 @@ def _budget(name: str, value: Any, n: int) -> np.ndarray:
     return _column(name, value, n, least=np.nextafter(0.0, 1.0), endless=True)
 
 
+def _numbers(name: str, value: Any) -> np.ndarray:
+    """A number or many as float64; BudgetError for anything else, among it texts and truth values, as in `decide`."""
+    given = value if isinstance(value, np.ndarray) else np.asarray(value, dtype=object)
+    kind = given.dtype.kind
+    if kind in "iuf" or (
+        kind == "O" and all(isinstance(each, Real) and not isinstance(each, bool) for each in given.flat)
+    ):
+        try:
+            return given.astype(np.float64, copy=False)
+        except OverflowError:  # a whole number beyond the largest float
+            pass
+    raise BudgetError(f"{name}: got {value!r}, expected a number or one per request")
+
+
 def _column(name: str, value: Any, n: int, *, least: float, endless: bool = False) -> np.ndarray:
     """A number, or one per request, as float64 (n,); BudgetError for anything else."""
     if type(value) is float and least <= value < math.inf:
         return np.full(n, value)
-    try:
-        values = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise BudgetError(f"{name}: got {value!r}, expected a number or one per request") from error
+    values = _numbers(name, value)
     if values.shape not in ((), (n,)):
         raise BudgetError(
             f"{name}: got {values.shape} numbers for {n} requests, expected one or one per request"

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from paceline.errors import BudgetError, ImageError, PacelineError, PromptError
-from paceline.runtime.decision import check_when_infeasible
+from paceline.runtime.decision import check_number, check_when_infeasible
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,15 +97,18 @@ def check(request: Request, check_budgets: Callable[..., None]) -> None:
     check_when_infeasible(request.when_infeasible)
     check_budgets(**request.budgets)
     check_length(request.max_new_tokens)
-    waited = request.waited_ms
-    if isinstance(waited, bool) or not isinstance(waited, int | float) or not 0 <= waited < float("inf"):
-        raise BudgetError(f"waited_ms: got {waited!r}, expected a finite number from 0 on")
+    check_waited(request.waited_ms)
 
 
 def check_length(max_new_tokens: int) -> None:
     """Raise BudgetError unless `max_new_tokens` is a positive integer."""
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise BudgetError(f"max_new_tokens: got {max_new_tokens!r}, expected a positive integer")
+
+
+def check_waited(waited_ms: float) -> None:
+    """Raise BudgetError unless `waited_ms` is a finite number from 0 on."""
+    check_number("waited_ms", waited_ms, least=0.0)
 
 
 def named_by_index(error: PacelineError, index: int) -> PacelineError:

@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ KEYS = (
     "digest",
 )
 """Of the newest version; the first has no "exports"."""
+LISTS = ("knobs", "block_ranking")
+OBJECTS = ("policy", "guard", "prices", "metrics", "provenance", "files")
+ORIGINS = ("model", "profile", "training")
+"""Parts of the provenance that are read: objects, or None where they are not known."""
 
 
 def save_controller(controller: Controller, path: Path) -> None:
@@ -104,10 +108,8 @@ def load_controller(path_or_name: str | Path) -> Controller:
         )
     except (ControllerError, KnobError) as error:
         raise ControllerError(f"{where}: {error}") from error
-    except (TypeError, KeyError, ValueError) as error:
-        raise ControllerError(
-            f"{where}: not a controller ({error!r}); the file is damaged, train or copy the controller again"
-        ) from error
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise _damaged(path / DESCRIPTION, repr(error)) from error
     return controller
 
 
@@ -149,6 +151,11 @@ def _locate(path_or_name: str | Path) -> Path:
     shipped = shipped_controllers()
     if isinstance(path_or_name, str) and path_or_name in shipped:
         return SHIPPED / path_or_name
+    if not isinstance(path_or_name, str | os.PathLike):
+        raise ControllerError(
+            f"controller: got {path_or_name!r}, expected the path of a directory or the name of a shipped "
+            f"controller, one of {shipped}"
+        )
     path = Path(path_or_name)
     if not path.exists():
         raise ControllerError(
@@ -191,7 +198,31 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path}: its contents do not match their digest; the file was changed or damaged after it was written, "
             "train or copy the controller again"
         )
+    _check_kinds(value, path)
     return value
+
+
+def _check_kinds(description: Mapping[str, Any], path: Path) -> None:
+    """Raise ControllerError for parts of a description that are no lists or objects, and for an incomplete guard."""
+
+    def check(parts: Mapping[str, Any], names: Iterable[str], kind: Any, expected: str) -> None:
+        for name in names:
+            if not isinstance(parts.get(name), kind):
+                raise _damaged(path, f"{name} is {parts.get(name)!r}, expected {expected}")
+
+    check(description, LISTS, list, "a list")
+    check(description, OBJECTS, dict, "an object")
+    check(description, ["exports"], dict | None, "an object or null")
+    check(description["provenance"], ORIGINS, dict | None, "an object or null")
+    names = sorted(item.name for item in fields(Guard))
+    if sorted(description["guard"]) != names:
+        raise _damaged(path, f"guard has {sorted(description['guard'])}, expected exactly {names}")
+
+
+def _damaged(path: Path, what: str) -> ControllerError:
+    return ControllerError(
+        f"{path}: not a controller ({what}); the file is damaged, train or copy the controller again"
+    )
 
 
 def _exports(path: Path, description: Mapping[str, Any]) -> Exports | None:

@@ -10,6 +10,7 @@ from paceline.evaluation.budget_grid import budget_grid, deadline_grid
 from paceline.evaluation.importance import importance, orders
 from paceline.evaluation.surrogate import DEPTH, Decisions, surrogate
 from paceline.evaluation.usage import usage
+from paceline.learning.checks import check_whole
 from paceline.learning.principal import principal_components
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.outcomes.bootstrap import SceneBootstrap
@@ -36,10 +37,8 @@ class ExplainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 2), ("permutations", 1), ("replicates", 100)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ControllerError(f"explain {name}: got {value!r}, expected an integer from {least} on")
+        for name, least in (("samples", 2), ("permutations", 1), ("replicates", 100), ("seed", 0)):
+            check_whole(f"explain {name}", getattr(self, name), least, ControllerError)
 
 
 def explain_controller(

@@ -12,6 +12,7 @@ from paceline.errors import ExportError
 from paceline.export.contexts import drawn_requests
 from paceline.export.gates import Gate, check_models, fastest
 from paceline.export.precisions import DEFAULT_OPSET, FILES, Source, check_opset, export_models
+from paceline.learning.checks import check_whole
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.controller import Controller
@@ -31,10 +32,8 @@ class ExportOptions:
     seed: int = 0  # of the requests' budgets and prices
 
     def __post_init__(self) -> None:
-        for name in ("requests", "calibration_requests"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ExportError(f"{name}: got {value!r}, expected a positive integer")
+        for name, least in (("requests", 1), ("calibration_requests", 1), ("seed", 0)):
+            check_whole(name, getattr(self, name), least, ExportError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
