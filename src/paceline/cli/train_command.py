@@ -167,8 +167,8 @@ def run(
         )
         trained.controller.save(out)
     facts = trained.policy.facts
-    reward = facts.get("validation_reward")
-    judged = "validation samples trained on, too" if reward is None else f"validation reward {reward:.4f}"
+    earned = facts.get("validation_reward")
+    judged = "validation samples trained on, too" if earned is None else f"validation reward {earned:.4f}"
     text = (
         f"{out}: {facts['algorithm']} over {len(trained.controller.actions)} configurations in "
         f"{facts['seconds']:.0f} s, {judged}"
