@@ -49,6 +49,8 @@ def test_options_that_need_each_other_are_set_together():
         ("reward_params={}", "got 'reward_params={}'"),
         ("reward_params.alpha=big", "reward parameter alpha: got 'big', expected a finite number"),
         ("clip_eps_low=wide", "clip_eps_low: got 'wide', expected a number above 0"),
+        ("learning_rate=30", "learning_rate: got 30, expected a number above 0 and at most 1"),
+        ("temperature=1e400", "temperature: got inf, expected a number above 0 and finite"),
         ("entropy_weight=true", "entropy_weight: got True, expected a number"),
         ("relabel=no", "relabel: got 'no', expected true or false"),
         ("inner_epochs=1.5", "inner_epochs: got 1.5, expected a whole number"),

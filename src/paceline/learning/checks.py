@@ -20,5 +20,6 @@ def check_number(
     low = number and (value > above if above is not None else value >= 0)
     if not (low and math.isfinite(value) and value < below and value <= at_most):
         bound = f"below {below:g}" if below < math.inf else f"at most {at_most:g}"
+        bound = "finite" if math.isinf(min(below, at_most)) else bound
         least = f"above {above:g}" if above is not None else "at least 0"
         raise TrainError(f"{name}: got {value!r}, expected a number {least} and {bound}")

@@ -177,8 +177,10 @@ class TrainOptions:
             raise TrainError("epochs and warm_epochs: got 0 for both, expected at least one epoch")
         if self.group_size is not None and self.group_size != 0:
             _check_whole("group_size", self.group_size, 1 if self.algorithm == "ppo" else 2)
-        for name in ("temperature", "learning_rate", "policy_learning_rate", "gradient_clip"):
+        for name in ("temperature", "gradient_clip"):
             _check_number(name, getattr(self, name), above=0.0)
+        for name in ("learning_rate", "policy_learning_rate"):
+            _check_number(name, getattr(self, name), above=0.0, at_most=1.0)
         for name in ("clip_eps_high", "dpo_beta"):
             _check_number(name, getattr(self, name), above=0.0)
         _check_number("clip_eps_low", self.clip_eps_low, above=0.0, at_most=1.0)
