@@ -10,12 +10,18 @@ from paceline.latency.quantity import MILLISECONDS
 from paceline.report.reading import DASH, milliseconds
 
 
+SMALL = 1e-3
+"""Costs below are written by their power of ten, so that they fit into a column."""
+
+
 @dataclass(frozen=True, slots=True)
 class Amounts:
     """Numbers in one unit.
 
     >>> Amounts().text(41.26), Amounts("usd").text(0.0012345), Amounts("usd").number(24.7)
     ('41.3 ms', '0.00123 usd', '24.7')
+    >>> Amounts("usd").text(0.000025341)
+    '2.53e-5 usd'
     """
 
     unit: str = MILLISECONDS
@@ -31,6 +37,8 @@ class Amounts:
             return DASH
         if self.unit == MILLISECONDS:
             return milliseconds(value, unit=False)
+        if 0 < abs(value) < SMALL:
+            return np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
         return np.format_float_positional(value, precision=3, fractional=False, trim="-")
 
     def text(self, value: float | None) -> str:
