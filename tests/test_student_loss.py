@@ -81,9 +81,10 @@ def test_each_term_against_its_formula(reward_weight: float, outcome_weight: flo
                 gained.append((p * (reward[row] - charge[row])[on] / 0.4).sum())
         chance = torch.sigmoid(predicted[member, :3])
         outcome = -(accuracy * chance.log() + (1 - accuracy) * (1 - chance).log()).mean()
-        expected = sum(taught) / 4 - reward_weight * sum(gained) / 2 + (outcome_weight or 0.0) * outcome
+        mean = torch.stack(taught).mean()
+        expected = mean - reward_weight * torch.stack(gained).mean() + (outcome_weight or 0.0) * outcome
         assert loss[member].item() == pytest.approx(expected.item())
-        assert imitation[member].item() == pytest.approx((sum(taught) / 4).item())
+        assert imitation[member].item() == pytest.approx(mean.item())
         assert earned[member].tolist() == pytest.approx([gained[0].item(), 0.0, gained[1].item()])
         gradients = [
             torch.autograd.grad(of, predicted, retain_graph=True)[0] for of in (loss[member], expected)
