@@ -1,5 +1,6 @@
 """GRPO on a reference policy: cross-fitting, stacking, the residual, and what is made up for the student."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -212,6 +213,32 @@ def test_contexts_of_runtimes_exclude_and_charge_nothing() -> None:
     assert torch.isinf(drawn.budget_ms).all()
     assert drawn.feasible.all()
     assert (drawn.charge == 0).all()
+
+
+def test_contexts_are_a_budget_without_a_price_or_a_price_without_a_limit() -> None:
+    """Times 1, 2 and 4 of sample 0, ten times that of sample 1; the unit is the full configuration's mean, 22."""
+    times = np.array([[1.0, 2.0, 4.0], [10.0, 20.0, 40.0]])
+    problem = dataclasses.replace(
+        solver_problem(8).select(np.arange(2)),
+        accuracy=np.array([[0.1, 0.5, 0.9]] * 2),
+        mean_ms=times,
+        upper_ms=1.5 * times,
+        cutoff_ms=None,
+    )
+    contexts = ContextSource(problem, 0.25, 0.01)
+    rows = torch.arange(2).repeat(500)
+    drawn = contexts.draw(rows, torch.Generator().manual_seed(0))
+    free = torch.isinf(drawn.budget_ms)
+    assert free.float().mean().item() == pytest.approx(0.25, abs=0.05)
+    budgets = drawn.budget_ms[~free]
+    assert 1.5 * 5.5 <= budgets.min() < 12 < 30 < budgets.max() <= 1.5 * 22.0  # of means over the samples
+    upper = torch.tensor(1.5 * times)[rows]
+    assert torch.equal(drawn.feasible, upper <= drawn.budget_ms.unsqueeze(-1))
+    price = drawn.charge[:, 2] / (torch.tensor(times)[rows, 2] / 22.0) - 0.01
+    assert price[~free].numpy() == pytest.approx(0.0, abs=1e-6)
+    assert price[free].min() > 0.02
+    shares = torch.tensor(times)[rows] / 22.0
+    assert drawn.charge.numpy() == pytest.approx(((price + 0.01).unsqueeze(-1) * shares).numpy())
 
 
 def test_made_up_features_stay_between_observed_ones() -> None:

@@ -4,7 +4,7 @@
            + outcome_weight (cross-entropy of its predicted accuracies)
 
 where z are the teacher's priced values in their own standard deviations, held out on real samples. The first term
-is also taken on made-up samples; the others need outcomes.
+is also taken on made-up samples; the others need outcomes. `student_loss` has it exactly.
 """
 
 import math
@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from paceline.learning.losses import masked_log_softmax
+from paceline.learning.losses import EXCLUDED, masked_log_softmax
 from paceline.learning.preparation import TrainPreparation
 from paceline.learning.problem import Problem
 from paceline.learning.reference.contexts import ContextSource, DrawnContexts
@@ -33,7 +34,55 @@ TEMPERATURES = (0.005, 0.2)
 """Beyond these a sigmoid could not express the teacher's logits, or would be nothing but steps."""
 
 
-class _Lessons:
+def student_loss(
+    predicted: Float[Tensor, "member row action"],
+    values: Float[Tensor, "row action"],
+    reward: Float[Tensor, "real action"],
+    accuracy: Float[Tensor, "real action"] | None,
+    feasible: Bool[Tensor, "row action"],
+    charge: Float[Tensor, "row action"],
+    *,
+    temperature: float,
+    taught_temperature: float,
+    reward_spread: float,
+    reward_weight: float,
+    outcome_weight: float,
+) -> tuple[Float[Tensor, " member"], Float[Tensor, " member"], Float[Tensor, "member real"]]:
+    """The loss of each member, its imitation, and what it earns on every real sample.
+
+        p = softmax((sigmoid(predicted) - charge) / temperature)       both over the feasible actions
+        target = softmax((values - charge) / taught_temperature)
+        earned = sum_a p(a) (reward(a) - charge(a)) / reward_spread
+        loss = mean(- sum_a target(a) log p(a)) - reward_weight mean(earned)
+               + outcome_weight mean(BCE(sigmoid(predicted), accuracy))
+
+    Rows under which nothing is feasible count in neither of the first two means.
+
+    Args:
+        predicted: logits of accuracies; real samples come first, then made-up ones.
+        values: the teacher's, in units of the reward. reward, accuracy: of the real samples; None has no third term.
+        charge: accuracy that the time would cost.
+        temperature: accuracy per unit of the student's logits, `taught_temperature` of the teacher's.
+    """
+    log_prob = masked_log_softmax(
+        (torch.sigmoid(predicted) - charge) / temperature, feasible.expand_as(predicted)
+    )
+    target = torch.softmax(torch.where(feasible, (values - charge) / taught_temperature, EXCLUDED), dim=-1)
+    possible = feasible.any(dim=-1)
+    imitation = -(target * log_prob).sum(dim=-1)[:, possible].mean(dim=-1)
+    count = len(reward)
+    relative = (reward - charge[:count]) / reward_spread
+    earned = torch.where(feasible[:count], log_prob[:, :count].exp() * relative, 0.0).sum(dim=-1)
+    loss = imitation - reward_weight * earned[:, possible[:count]].mean(dim=-1)
+    if accuracy is not None and outcome_weight:
+        told = predicted[:, :count]
+        loss = loss + outcome_weight * torch.nn.functional.binary_cross_entropy_with_logits(
+            told, accuracy.expand_as(told), reduction="none"
+        ).mean(dim=(1, 2))
+    return loss, imitation, earned
+
+
+class Lessons:
     """One channel's tensors: what the teacher says about real and made-up samples, and what they earned."""
 
     def __init__(
@@ -114,7 +163,7 @@ def fit_student(
     source = torch.from_numpy(origin)
     spread = scaled.std(dim=0, correction=0)
     lessons = [
-        _Lessons(problem, channel, part, scaled, scaled_made, options.sharpness)
+        Lessons(problem, channel, part, scaled, scaled_made, options.sharpness)
         for channel in teacher.channels
     ]
     steps = _steps(options, problem.samples) * math.ceil(len(lessons) / 2)
@@ -150,22 +199,19 @@ def fit_student(
         shape = (spec.members, -1, -1)
         masks = network.draw_masks(len(rows), generator)
         predicted = network(features.expand(shape), codes.expand(shape), masks)
-        log_prob = masked_log_softmax(
-            (torch.sigmoid(predicted) - drawn.charge) / spec.temperature, drawn.feasible.expand_as(predicted)
+        loss, imitation, earned = student_loss(
+            predicted,
+            values,
+            lesson.reward[real],
+            lesson.accuracy[real] if absolute else None,
+            drawn.feasible,
+            drawn.charge,
+            temperature=spec.temperature,
+            taught_temperature=lesson.temperature,
+            reward_spread=lesson.reward_spread,
+            reward_weight=options.reward_weight,
+            outcome_weight=options.outcome_weight,
         )
-        target = torch.softmax(
-            torch.where(drawn.feasible, (values - drawn.charge) / lesson.temperature, -1e9), dim=-1
-        )
-        possible = drawn.feasible.any(dim=-1)
-        imitation = -(target * log_prob).sum(dim=-1)[:, possible].mean(dim=-1)
-        count = len(real)
-        reward = (lesson.reward[real] - drawn.charge[:count]) / lesson.reward_spread
-        earned = torch.where(drawn.feasible[:count], log_prob[:, :count].exp() * reward, 0.0).sum(dim=-1)
-        loss = imitation - options.reward_weight * earned[:, possible[:count]].mean(dim=-1)
-        if absolute and options.outcome_weight:
-            loss = loss + options.outcome_weight * torch.nn.functional.binary_cross_entropy_with_logits(
-                predicted[:, :count], lesson.accuracy[real].expand(shape), reduction="none"
-            ).mean(dim=(1, 2))
         optimiser.zero_grad(set_to_none=True)
         loss.sum().backward()
         optimiser.step()
