@@ -1,6 +1,10 @@
 """Every learner on outcome tables that this project did not make: ASlib scenarios and RouteLLM's judged answers.
 
     python -m benchmarks.real_tables DATA --seeds 3 [--only NAME] [--learners all] [--processes 2]
+    python -m benchmarks.real_tables DATA --seeds 3 --only NAME --learners grpo,lightgbm --again
+
+With --again the named learners are judged anew, and the others' rows stay as they were in the result file: learners do
+not see each other, and seeds, folds and draws are the same. `judged` of a table says at which commit rows were made.
 
 DATA holds `aslib/S.{outcomes,features}.parquet` (own folds, column fold) and `routellm/{outcomes,samples}.parquet`
 (judged by 5 folds). Nothing of them is kept but numbers. Tables that are finished under `--work` are not judged again.
@@ -14,7 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.record import RESULTS, commit, write_result
+from benchmarks.record import RESULTS, commit, hardware, write_result
 from benchmarks.standing import markdown, standing
 from paceline.cli.progress import Bar
 from paceline.cli.threads import one_thread
@@ -141,6 +145,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="judged are means over as many runs")
     parser.add_argument("--replicates", type=int, default=2000)
     parser.add_argument("--work", type=Path, default=Path("runs/real_tables"))
+    parser.add_argument("--again", action="store_true", help="replace the rows of these learners alone")
     arguments = parser.parse_args()
     one_thread()
     options = CompareOptions(
@@ -150,10 +155,12 @@ def main() -> None:
         seeds=arguments.seeds,
     )
     arguments.work.mkdir(parents=True, exist_ok=True)
-    names = arguments.only or [*SCENARIOS, *(f"routellm-{task}" for task in TASKS)]
+    every = [*SCENARIOS, *(f"routellm-{task}" for task in TASKS)]
+    names = arguments.only or every
+    known = rows_of_before(arguments.seeds) if arguments.again else {}
     with Bar() as progress:
         for name in names:
-            done = arguments.work / f"{name}.{arguments.seeds}.json"
+            done = arguments.work / f"{name}.{arguments.seeds}{'.again' if arguments.again else ''}.json"
             if done.exists():
                 continue
             if name in SCENARIOS:
@@ -161,15 +168,40 @@ def main() -> None:
             else:
                 table = router_table(arguments.data, name.removeprefix("routellm-"), arguments.work)
                 value = judged_router(table, options, progress)
-            value |= {"published": PUBLISHED.get(name, {}), "commit": commit()}
-            done.write_text(json.dumps(value))
-    tables = {
-        name: json.loads((arguments.work / f"{name}.{arguments.seeds}.json").read_text()) for name in names
+            value |= {
+                "published": PUBLISHED.get(name, {}),
+                "judged": dict.fromkeys(value["learners"], f"{commit()}, {hardware()['processor']}"),
+            }
+            done.write_text(json.dumps(beside(known[name], value) if arguments.again else value))
+    ending = ".again.json" if arguments.again else ".json"
+    tables = known | {
+        name: json.loads((arguments.work / f"{name}.{arguments.seeds}{ending}").read_text()) for name in names
     }
     gaps = all_gaps(tables)
     print(markdown(gaps))
     result = {"seeds": arguments.seeds, "tables": tables, "standing": standing(gaps)}
     print(write_result(NAME, result).relative_to(RESULTS.parent))
+
+
+def rows_of_before(seeds: int) -> dict[str, Any]:
+    """The tables of the result file, which must be of as many seeds."""
+    value = json.loads((RESULTS / f"{NAME}.json").read_text())
+    if value["seeds"] != seeds:
+        raise SystemExit(f"--seeds: got {seeds}, but the rows that would stay are of {value['seeds']} seeds")
+    return value["tables"]
+
+
+def beside(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The tables and lists of `old` with what `new` says: rows of contenders that it has not stay.
+
+    >>> beside({"gaps": {"knn": 1, "ppo": 2}, "folds": 5}, {"gaps": {"ppo": 3}, "folds": 5})
+    {'gaps': {'knn': 1, 'ppo': 3}, 'folds': 5}
+    """
+    mixed = dict(old)
+    for name, value in new.items():
+        both = isinstance(value, dict) and isinstance(old.get(name), dict)
+        mixed[name] = beside(old[name], value) if both else value
+    return mixed
 
 
 def all_gaps(tables: dict[str, Any]) -> dict[str, Any]:

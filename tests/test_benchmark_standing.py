@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.real_tables import beside, rows_of_before
 from benchmarks.standing import markdown, standing
 
 
@@ -42,3 +43,16 @@ def test_above_below_and_undecided() -> None:
     assert told["against_others"]["grpo_teacher"]["ppo"] == {"one": "above", "two": "below"}
     assert told["against_others"]["paceline"]["ppo"] == {"one": "above", "two": "below"}
     assert told["against_others"]["paceline"].keys() == {"ppo"}
+
+
+def test_rows_that_are_not_judged_again_stay() -> None:
+    old = {"gaps": {"average": {"knn": {"mean": 1}, "ppo": {"mean": 2}}}, "commit": "a", "folds": [1]}
+    new = {"gaps": {"average": {"ppo": {"mean": 3}}}, "folds": [2]}
+    assert beside(old, new) == {
+        "gaps": {"average": {"knn": {"mean": 1}, "ppo": {"mean": 3}}},
+        "commit": "a",
+        "folds": [2],
+    }
+    assert "routellm-mmlu" in rows_of_before(3)
+    with pytest.raises(SystemExit, match="got 2, but the rows that would stay are of 3 seeds"):
+        rows_of_before(2)

@@ -1,6 +1,7 @@
 """What a student is told: held out where samples are real, shrunk where they are made up; and that it follows."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from fixed_contexts import FixedContexts
 from paceline.learning.contexts import ContextRanges
+from paceline.learning.reference import student
 from paceline.learning.reference.options import StudentOptions
 from paceline.learning.reference.student import Lessons, fit_student, student_temperature
 from paceline.policies.context_code import encode_context
@@ -73,8 +75,9 @@ def test_scales_of_a_lesson() -> None:
 
 
 @pytest.mark.parametrize(("reward_weight", "outcome_weight"), [(0.0, 0.0), (3.0, 0.0), (0.5, 2.0)])
-def test_one_step_against_the_formula(reward_weight: float, outcome_weight: float) -> None:
+def test_one_step_against_the_formula(reward_weight: float, outcome_weight: float, monkeypatch) -> None:
     """What the first step tells of imitation and reward, and that it goes down the gradient of their sum."""
+    monkeypatch.setattr(student, "trust", lambda reward, told: 0.7)
     problem = small_problem(ACCURACY)
     teacher = small_teacher(problem, VALUES, MADE, MADE_VALUES, optimised=True)
     network = small_network(members=2, temperature=0.1)
@@ -126,7 +129,7 @@ def test_one_step_against_the_formula(reward_weight: float, outcome_weight: floa
 
     chance, right = torch.sigmoid(outputs[:, :9]), torch.tensor(ACCURACY[real])
     outcome = -(right * chance.log() + (1 - right) * (1 - chance).log()).mean()
-    loss = imitation - reward_weight * earned + outcome_weight * outcome
+    loss = imitation - 0.7 * reward_weight * earned + outcome_weight * outcome
     moved = 0
     after = dict(network.named_parameters())
     for name, parameter in before.named_parameters():
@@ -177,11 +180,43 @@ def student_of(reward_weight: float, outcome_weight: float) -> tuple[np.ndarray,
     return predicted.numpy(), accuracy
 
 
-def test_imitation_alone_gives_the_teachers_order_and_a_heavy_reward_that_of_outcomes() -> None:
+def test_imitation_alone_gives_the_teachers_order_and_a_heavy_reward_that_of_outcomes(monkeypatch) -> None:
     imitating, accuracy = student_of(0.0, 0.0)
-    assert imitating.argmax(axis=1).tolist() == (np.arange(9) % 3).tolist()
+    taught = (np.arange(9) % 3).tolist()
+    assert imitating.argmax(axis=1).tolist() == taught
+    doubting, _ = student_of(10.0, 0.0)  # the teacher explains nothing, so rewards are taken for luck
+    assert doubting.argmax(axis=1).tolist() == taught
+    monkeypatch.setattr(student, "trust", lambda reward, told: 1.0)
     earning, _ = student_of(10.0, 0.0)
     assert earning.argmax(axis=1).tolist() == accuracy.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shrunk", "expected"),
+    [
+        (0.0, 0.0),
+        (-0.5, 0.0),
+        (1.0, 1.0),
+        (1.0 - np.sqrt(0.7), 1.0),  # 30 % are explained
+        (1.0 - np.sqrt(0.85), 0.25),  # half of that
+        (1.0 - np.sqrt(0.94), 0.04),
+    ],
+)
+def test_rewards_count_by_what_the_teacher_explains_of_them(shrunk: float, expected: float) -> None:
+    """Values that are a share c of the rewards leave (1 - c)^2 of their variance unexplained."""
+    reward = ACCURACY - ACCURACY.mean(axis=1, keepdims=True)
+    assert student.trust(reward, shrunk * reward) == pytest.approx(expected)
+
+
+def test_runtimes_are_no_draws() -> None:
+    problem = small_problem(ACCURACY)
+    teacher = small_teacher(problem, 0.0 * VALUES, MADE, MADE_VALUES, optimised=False)
+    made = torch.from_numpy(teacher.inputs.prepare(MADE))
+    scaled = torch.from_numpy(teacher.prepared)
+    solvers = dataclasses.replace(problem, cutoff_ms=100.0)
+    assert [
+        Lessons(each, teacher.channels[0], 1, scaled, made, 3.0).trust for each in (problem, solvers)
+    ] == [0.0, 1.0]
 
 
 def test_a_heavy_outcome_term_makes_predictions_outcomes() -> None:

@@ -91,3 +91,23 @@ def test_each_term_against_its_formula(reward_weight: float, outcome_weight: flo
         ]
         assert gradients[0].numpy() == pytest.approx(gradients[1].numpy())
         assert gradients[0][member].abs().max() > 0
+
+
+def test_where_nothing_fits_there_is_nothing_to_learn() -> None:
+    predicted = torch.zeros(2, 3, 3, requires_grad=True)
+    ones = torch.ones(3, 3)
+    loss, imitation, _ = student_loss(
+        predicted,
+        ones,
+        ones[:2],
+        None,
+        torch.zeros(3, 3, dtype=torch.bool),
+        ones,
+        reward_weight=1.0,
+        outcome_weight=0.0,
+        **SCALES,
+    )
+    loss.sum().backward()
+    assert loss.tolist() == imitation.tolist() == [0.0, 0.0]
+    assert predicted.grad is not None
+    assert predicted.grad.abs().max() == 0.0

@@ -9,7 +9,6 @@ import numpy as np
 from paceline.latency.quantity import MILLISECONDS
 from paceline.report.reading import DASH, milliseconds
 
-
 SMALL = 1e-3
 """Costs below are written by their power of ten, so that they fit into a column."""
 

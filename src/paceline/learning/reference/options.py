@@ -76,7 +76,10 @@ class StudentOptions:
     learning_rate: float = 4e-3  # cosine to zero
     weight_decay: float = 0.02
     sharpness: float = 3.0  # spread of the teacher's logits that are imitated, in standard deviations
-    reward_weight: float = 1.0  # of the exact expected reward on real samples beside the imitation
+    reward_weight: float = (
+        1.0  # of the exact expected reward on real samples beside the imitation; less on noisy
+    )
+    # answers, see `student.trust`
     outcome_weight: float = 0.1  # of predicting accuracy, which keeps scores on its scale
 
 

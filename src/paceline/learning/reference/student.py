@@ -32,6 +32,8 @@ Measure: TypeAlias = Callable[[PolicyNetwork], dict[str, float]]
 FREE_TEMPERATURE = 0.05
 TEMPERATURES = (0.005, 0.2)
 """Beyond these a sigmoid could not express the teacher's logits, or would be nothing but steps."""
+EXPLAINED = 0.3
+"""Share of the rewards' variance that the teacher must explain for rewards to count in full."""
 
 
 def student_loss(
@@ -56,7 +58,7 @@ def student_loss(
         loss = mean(- sum_a target(a) log p(a)) - reward_weight mean(earned)
                + outcome_weight mean(BCE(sigmoid(predicted), accuracy))
 
-    Rows under which nothing is feasible count in neither of the first two means.
+    Rows under which nothing is feasible count in neither of the first two means; with no others these are 0.
 
     Args:
         predicted: logits of accuracies; real samples come first, then made-up ones.
@@ -69,17 +71,43 @@ def student_loss(
     )
     target = torch.softmax(torch.where(feasible, (values - charge) / taught_temperature, EXCLUDED), dim=-1)
     possible = feasible.any(dim=-1)
-    imitation = -(target * log_prob).sum(dim=-1)[:, possible].mean(dim=-1)
+    imitation = -_mean_of(target * log_prob, possible)
     count = len(reward)
     relative = (reward - charge[:count]) / reward_spread
-    earned = torch.where(feasible[:count], log_prob[:, :count].exp() * relative, 0.0).sum(dim=-1)
-    loss = imitation - reward_weight * earned[:, possible[:count]].mean(dim=-1)
+    gained = torch.where(feasible[:count], log_prob[:, :count].exp() * relative, 0.0)
+    loss = imitation - reward_weight * _mean_of(gained, possible[:count])
     if accuracy is not None and outcome_weight:
         told = predicted[:, :count]
         loss = loss + outcome_weight * torch.nn.functional.binary_cross_entropy_with_logits(
             told, accuracy.expand_as(told), reduction="none"
         ).mean(dim=(1, 2))
-    return loss, imitation, earned
+    return loss, imitation, gained.sum(dim=-1)
+
+
+def _mean_of(
+    terms: Float[Tensor, "member row action"], possible: Bool[Tensor, " row"]
+) -> Float[Tensor, " member"]:
+    """Mean over the possible rows of sums over actions; 0 with a finite gradient where there are none."""
+    if not possible.any():
+        return 0.0 * terms.sum(dim=(1, 2))
+    return terms.sum(dim=-1)[:, possible].mean(dim=-1)
+
+
+def trust(reward: np.ndarray, told: np.ndarray) -> float:
+    """How much rewards count, from 0 to 1: (R2 / EXPLAINED)^2 at most, R2 the share that held-out values explain.
+
+    A single answer is a draw. Where the teacher explains little of what configurations differ by, what is left is
+    mostly the luck of these draws, and a network that follows it learns them by heart.
+
+    Args:
+        reward, told: (n, m), centred over configurations.
+
+    >>> draws = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    >>> trust(draws, 0.0 * draws), trust(draws, 0.08 * draws) < 0.5, trust(draws, draws)
+    (0.0, True, 1.0)
+    """
+    explained = 1.0 - float(((reward - told) ** 2).sum()) / max(float((reward**2).sum()), 1e-12)
+    return min(1.0, (max(0.0, explained) / EXPLAINED) ** 2)
 
 
 class Lessons:
@@ -103,6 +131,8 @@ class Lessons:
         self.accuracy = _tensor(problem.under(channel.budget_ms).accuracy)
         self.reward = _tensor(centred(reward))
         self.reward_spread = max(float(centred(reward).std()), 1e-12)
+        # Runtimes are no draws: a solver takes as long again.
+        self.trust = trust(centred(reward), channel.stack.held_out) if problem.cutoff_ms is None else 1.0
         mixed = channel.share * channel.held_out + (1 - channel.share) * channel.stack.held_out
         self.temperature = max(float(mixed.std()), 1e-12) / sharpness
         # Made-up samples were seen by the outcome models in part, so their values spread further than held-out ones.
@@ -209,7 +239,7 @@ def fit_student(
             temperature=spec.temperature,
             taught_temperature=lesson.temperature,
             reward_spread=lesson.reward_spread,
-            reward_weight=options.reward_weight,
+            reward_weight=lesson.trust * options.reward_weight,
             outcome_weight=options.outcome_weight,
         )
         optimiser.zero_grad(set_to_none=True)
