@@ -3,12 +3,14 @@
     python -m benchmarks.decision_process load CONTROLLER BACKEND
     python -m benchmarks.decision_process grow CONTROLLER BACKEND DECISIONS THREADS SECONDS
 
-Prints one JSON object. BACKEND "default" is what `Controller.load` picks. It imports nothing that a user's process
+Prints one JSON object. BACKEND "default" is what `Controller.load` picks, "first" the same where nothing was kept of an
+earlier load. It imports nothing that a user's process
 would not have, as its memory is what is measured; requests are made up, of more workloads than a controller keeps.
 """
 
 import json
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,9 +38,12 @@ def memory() -> dict[str, float]:
 
 
 def load(path: str, backend: str) -> "Controller":
-    """The controller under a backend; "default" asks for none."""
+    """The controller under a backend; "default" and "first" ask for none."""
     from paceline.runtime.controller import Controller
 
+    if backend == "first":
+        with tempfile.TemporaryDirectory() as empty:
+            return Controller.load(path, cache_dir=empty)
     options: dict[str, Any] = {} if backend == "default" else {"backend": backend}
     return Controller.load(path, **options)
 
