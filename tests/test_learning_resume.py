@@ -11,7 +11,7 @@ from paceline.evaluation.times import fit_latency
 from paceline.learning.options import TrainOptions
 from paceline.learning.train import train_controller_policy
 from paceline.outcomes.preparation import KEY, Preparation
-from quick_options import QUICK_REFERENCE
+from quick_options import HASTY_REFERENCE
 from small_training import (
     SMALL,
     InterruptedTrainingError,
@@ -70,7 +70,7 @@ def test_resuming_with_other_options_or_data_is_refused(tmp_path):
         train_controller_policy(fewer, make_latency(), SMALL, checkpoint_dir=tmp_path)
 
 
-SOLVERS = {"grpo": TrainOptions(reference=QUICK_REFERENCE), "grpo_warm": SMALL}
+SOLVERS = {"grpo": TrainOptions(reference=HASTY_REFERENCE), "grpo_warm": SMALL}
 
 
 @pytest.mark.parametrize("algorithm", SOLVERS)

@@ -20,10 +20,11 @@ from paceline.learning.reference.contexts import ContextSource
 from paceline.learning.reference.options import StudentOptions
 from paceline.learning.reference.training import HeldOut
 from paceline.learning.train import train_controller_policy
-from quick_options import QUICK_REFERENCE
+from quick_options import HASTY_REFERENCE, QUICK_REFERENCE
 from solvers import SPACE, solver_table
 
 QUICK = TrainOptions(reference=QUICK_REFERENCE)
+HASTY = TrainOptions(reference=HASTY_REFERENCE)
 
 
 def task_of(table, options: TrainOptions = QUICK, deadlines: tuple[float, ...] = ()):
@@ -87,7 +88,7 @@ def test_the_student_is_told_budgets_in_their_form(form, monkeypatch) -> None:
     monkeypatch.setattr(ContextSource, "draw", halves)
     monkeypatch.setattr(student_module, "encode_context", heard)
     table = fake_table(60, 20, 0)
-    options = dataclasses.replace(QUICK, budget_form=form)
+    options = dataclasses.replace(HASTY, budget_form=form)
     spec = train_controller_policy(table, fit_latency(table), options).spec
     shares = np.concatenate(told) / spec.full_latency_ms
     if form == "absolute":
@@ -103,12 +104,12 @@ def test_two_samples_are_enough_to_train_on() -> None:
     table = fake_table(8, 10, 0)
     _, first = np.unique(table.image_hash, return_index=True)
     table = table.select(np.concatenate([first[table.split[first] == "train"][:2], np.arange(8, 18)]))
-    assert train_controller_policy(table, fit_latency(table), QUICK).facts["samples"]["train"] == 2
+    assert train_controller_policy(table, fit_latency(table), HASTY).facts["samples"]["train"] == 2
 
 
 def test_what_was_trained_on_is_no_validation() -> None:
     table = solver_table()
-    facts = train_controller_policy(table, fit_latency(table), QUICK).facts
+    facts = train_controller_policy(table, fit_latency(table), HASTY).facts
     assert facts["samples"] == {"train": int((table.split != "test").sum())}
     assert not any(name.startswith("validation") for name in facts)
 
@@ -160,13 +161,13 @@ def test_an_interrupted_run_fits_no_model_twice(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(teacher_module, "cross_fit", counted)
     with pytest.raises(KeyboardInterrupt):
-        train_controller_policy(table, latency, QUICK, checkpoint_dir=tmp_path / "run")
-    resumed = train_controller_policy(table, latency, QUICK, checkpoint_dir=tmp_path / "run")
+        train_controller_policy(table, latency, HASTY, checkpoint_dir=tmp_path / "run")
+    resumed = train_controller_policy(table, latency, HASTY, checkpoint_dir=tmp_path / "run")
     assert len(calls) == 4  # two were kept, the third was interrupted
-    straight = train_controller_policy(table, latency, QUICK)
+    straight = train_controller_policy(table, latency, HASTY)
     for name, array in straight.arrays.items():
         assert np.array_equal(array, resumed.arrays[name]), name
-    other = dataclasses.replace(QUICK, seed=1)
+    other = dataclasses.replace(HASTY, seed=1)
     with pytest.raises(TrainError, match="belongs to another run, seed .0 -> 1. changed"):
         train_controller_policy(table, latency, other, checkpoint_dir=tmp_path / "run")
 
@@ -180,19 +181,19 @@ def test_samples_without_every_outcome_are_left_out_and_many_of_them_are_refused
         def message(self, text: str) -> None:
             said.append(text)
 
-    trained = train_controller_policy(table, fit_latency(table), QUICK, progress=Listening())
+    trained = train_controller_policy(table, fit_latency(table), HASTY, progress=Listening())
     assert trained.facts["samples"]["train"] == 55
     assert "5 train samples without an outcome under every configuration are left out" in said
     table.accuracy[:40, 3] = np.nan
     with pytest.raises(TrainError, match="20 of 60 train samples .* algorithm 'grpo_warm'"):
-        train_controller_policy(table, fit_latency(table), QUICK)
+        train_controller_policy(table, fit_latency(table), HASTY)
 
 
 def test_balance_draws_rare_groups_more_often() -> None:
-    table = solver_table()
+    table = solver_table(120)
     rare = dataclasses.replace(table, dataset=np.where(np.arange(table.samples) < 20, "rare", "common"))
     plain, balanced = (
-        train_controller_policy(rare, fit_latency(rare), dataclasses.replace(QUICK, balance=balance))
+        train_controller_policy(rare, fit_latency(rare), dataclasses.replace(HASTY, balance=balance))
         for balance in (None, "dataset")
     )
     assert any((plain.arrays[name] != array).any() for name, array in balanced.arrays.items())
