@@ -17,7 +17,7 @@ from paceline.evaluation.routing import SHARES, gap_recovered, mean_gap_recovere
 from paceline.learning.learners.registry import DESCRIPTIONS, LEARNERS, fit_learners, parse_learners
 from paceline.learning.learners.simple import _cluster_means, _neighbour_means, _pair_wins
 from paceline.learning.options import TrainOptions
-from quick_options import QUICK_REFERENCE
+from quick_options import HASTY_REFERENCE, QUICK_REFERENCE
 from solvers import priced_table, solver_table
 from test_student import task_of
 
@@ -115,7 +115,8 @@ def test_costs_on_the_mean_are_kept() -> None:
 
 
 def test_seeds_give_a_spread_and_curves() -> None:
-    options = CompareOptions(learners=("grpo", "outcome", "knn"), train=QUICK, contest=CONTEST, seeds=2)
+    hasty = dataclasses.replace(QUICK, reference=HASTY_REFERENCE)
+    options = CompareOptions(learners=("grpo", "outcome", "knn"), train=hasty, contest=CONTEST, seeds=2)
     value = compare(fake_table(80, 30, 60), options)["stability"]
     for mode in ("hard", "average"):
         assert len(value[mode]["outcome"]["closed_gap"]) == 2
