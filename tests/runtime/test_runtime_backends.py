@@ -138,7 +138,13 @@ def test_many_threads_share_one_session(exported):
     assert together == serial
 
 
-def test_auto_measures_once_and_remembers(exported, tmp_path, monkeypatch):
+@pytest.fixture
+def large(monkeypatch) -> None:
+    """Policies count as large, so that "auto" measures exported files."""
+    monkeypatch.setattr(backends, "SMALL_WEIGHTS", 0)
+
+
+def test_auto_measures_once_and_remembers(exported, tmp_path, monkeypatch, large):
     measured = []
 
     def measure(owner, candidates):
@@ -157,7 +163,7 @@ def test_auto_measures_once_and_remembers(exported, tmp_path, monkeypatch):
     assert len(measured) == 2
 
 
-def test_auto_chooses_the_faster_by_real_measurements(exported, tmp_path):
+def test_auto_chooses_the_faster_by_real_measurements(exported, tmp_path, large):
     assert Controller.load(exported, cache_dir=tmp_path).backend in ("numpy", *NATIVE, "onnx")
     [kept] = tmp_path.glob("*.json")
     value = json.loads(kept.read_text())
@@ -165,6 +171,13 @@ def test_auto_chooses_the_faster_by_real_measurements(exported, tmp_path):
     assert list(times) == ["numpy", *NATIVE, "onnx"]
     assert value["backend"] == min(times, key=times.get)
     assert all(0.0 < taken < 1e5 for taken in times.values())
+
+
+@pytest.mark.skipif(not NATIVE, reason="installed without a C compiler")
+def test_auto_does_not_measure_the_file_of_a_small_policy_that_compiled_code_serves(exported, tmp_path):
+    Controller.load(exported, cache_dir=tmp_path)
+    [kept] = tmp_path.glob("*.json")
+    assert list(json.loads(kept.read_text())["microseconds"]) == ["numpy", "native"]
 
 
 @pytest.mark.skipif(not NATIVE, reason="installed without a C compiler")
@@ -383,7 +396,7 @@ import numpy as np
 from paceline.runtime.backends import with_backend
 from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Context
-loaded = Controller.load(sys.argv[1], backend=sys.argv[2])
+loaded = Controller.load(sys.argv[1], backend=sys.argv[2], cache_dir=sys.argv[3])
 spec, count = loaded.policy.spec, len(loaded.actions)
 ones = np.ones(count, dtype=np.int64)
 context = Context(image_features=np.zeros(spec.image_width, np.float32),
@@ -393,11 +406,14 @@ print(*(name for name in ("torch", "pandas", "onnx", "onnxruntime", "pyarrow", "
 """
     found = {
         backend: subprocess.run(
-            [sys.executable, "-c", code, str(exported), backend], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, str(exported), backend, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split()
-        for backend in ("numpy", *NATIVE, "onnx")
+        for backend in ("numpy", *NATIVE, "onnx", *(("auto",) if NATIVE else ()))
     }
-    assert found == {**{name: [] for name in ("numpy", *NATIVE)}, "onnx": ["onnxruntime"]}
+    assert found == {**{key: [] for key in found}, "onnx": ["onnxruntime"]}
 
 
 def test_the_shipped_controller_is_small_and_was_checked():

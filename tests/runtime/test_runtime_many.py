@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import paceline.runtime.many as many
+import paceline.runtime.weighing as weighing
 from controllers import context, controller, table
 from paceline.errors import BudgetError, ControllerError
+from paceline.policies.native_policy import FEW, compiled
 from paceline.runtime.backends import with_backend
 from paceline.runtime.many import ContextBatch
 from paceline.workflows.exporting import ExportOptions, export_controller
@@ -22,9 +24,12 @@ LIMITS = (
 )
 
 
+NUMBERS = ("action", "feasible", "score", "predicted_ms", "upper_ms", "first_token_upper_ms")
+
+
 def assert_same(batch, singly):
     assert [decision.configuration for decision in singly] == batch.configurations
-    for name in ("action", "feasible", "score", "predicted_ms", "upper_ms", "first_token_upper_ms"):
+    for name in NUMBERS:
         expected = [getattr(decision, name) for decision in singly]
         np.testing.assert_allclose(getattr(batch, name), expected, rtol=1e-5, atol=1e-6)
     assert batch.reason.tolist() == [decision.reason for decision in singly]
@@ -65,6 +70,35 @@ def test_each_request_has_its_own_budget_price_and_delay(form):
     ]
     np.testing.assert_allclose(prices, [each.price for each in singly])
     assert_same(owner.decide_batch(contexts, price=prices), singly)
+
+
+@pytest.mark.skipif(compiled() is None, reason="installed without a C compiler")
+@pytest.mark.parametrize("form", ["joint", "joint logits", "share"])
+def test_compiled_code_decides_a_few_one_by_one_and_more_together(form, monkeypatch):
+    owner = form_controller(form)
+    ours = with_backend(owner, "native")
+    together = []
+    monkeypatch.setattr(
+        weighing, "weigh_scored", lambda *given: together.append(len(given[2])) or many.weigh_scored(*given)
+    )
+    for count in (1, FEW, FEW + 1):
+        contexts = [form_context(form, index) for index in range(count)]
+        budgets = [None, 1.0, *np.linspace(20.0, 60.0, count)][:count]
+        for limits in (*LIMITS, {"budget_ms": budgets}):
+            price = {} if form == "share" else {"price": np.linspace(0.0, 0.4, count)}
+            for rule in ("cheapest", "best_effort"):
+                options = {**limits, **price, "elapsed_ms": 4.0, "slowdown": 1.1, "when_infeasible": rule}
+                expected = owner.decide_batch(contexts, **options)
+                together.clear()
+                found = ours.decide_batch(contexts, **options)
+                assert together == [count] * (count > FEW)
+                assert found.configurations == expected.configurations
+                assert found.reason.tolist() == expected.reason.tolist()
+                for name in NUMBERS:
+                    np.testing.assert_allclose(
+                        getattr(found, name), getattr(expected, name), rtol=1e-5, atol=2e-5
+                    )
+                    assert getattr(found, name).dtype == getattr(expected, name).dtype
 
 
 def test_every_backend_serves_batches(tmp_path):

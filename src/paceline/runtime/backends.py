@@ -25,6 +25,8 @@ BACKENDS = ("auto", "native", "numpy", "onnx", "torch")
 ROUNDS, RUNS = 5, 20
 """The candidates of "auto" take turns in rounds of so many decisions; the median over rounds counts. The first load of
 a controller waits for it, and candidates are far apart."""
+SMALL_WEIGHTS = 2 * 2**20
+"""Compiled code reads as many bytes of weights in less time than ONNX Runtime takes to begin."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +42,9 @@ def with_backend(
     """The controller with another backend.
 
     Args:
-        backend: of `BACKENDS`. "auto" is the fastest on this machine of numpy, the compiled code and the exported file;
-            it measures once and keeps what it found under `cache_dir`, by default the user's cache directory.
+        backend: of `BACKENDS`. "auto" is the fastest on this machine of numpy, the compiled code and, unless the policy
+            is small, the exported file; it measures once and keeps what it found under `cache_dir`, by default the
+            user's cache directory.
         provider: of "onnx": "cpu", "cuda" or "tensorrt".
         precision: of "onnx": which exported file; None: the one that its checks chose.
 
@@ -69,7 +72,7 @@ def with_backend(
 
 
 def _native_weigher(controller: "Controller") -> Weigher:
-    from paceline.policies.native_policy import NativePolicy
+    from paceline.policies.native_policy import FEW, NativePolicy
 
     policy = NativePolicy(controller.policy)
     return ScoredWeigher(
@@ -79,6 +82,7 @@ def _native_weigher(controller: "Controller") -> Weigher:
         actions=controller.actions,
         scale=controller.scale,
         choose=policy.choose,
+        few=FEW,
     )
 
 
@@ -115,11 +119,8 @@ def _onnx_maker(
 def _fastest(controller: "Controller", cache_dir: str | Path | None) -> str:
     """The candidate that is fastest here, measured or kept; of one candidate there is nothing to measure."""
     candidates = _candidates(controller)
-    if "onnx" in candidates:
-        assert controller.exports is not None
-        controller.exports.read(
-            controller.exports.record["chosen"]
-        )  # damaged, it is refused whatever was kept
+    if controller.exports is not None:  # damaged, it is refused whoever decides
+        controller.exports.read(controller.exports.record["chosen"])
     if len(candidates) == 1:
         return candidates[0]
     directory = _default_directory() if cache_dir is None else Path(cache_dir)
@@ -134,13 +135,18 @@ def _fastest(controller: "Controller", cache_dir: str | Path | None) -> str:
 
 
 def _candidates(controller: "Controller") -> list[str]:
-    """What "auto" chooses from: numpy, the compiled code if it is there and serves the policy, an exported file."""
+    """What "auto" chooses from: numpy, the compiled code if it is there and serves the policy, an exported file.
+
+    Where compiled code decides by few weights, no exported file could be faster, and ONNX Runtime takes long to import.
+    """
     from paceline.policies.native_policy import NativePolicy, compiled
 
     found = ["numpy"]
     if NativePolicy.serves(controller.policy.spec) and compiled() is not None:
         found.append("native")
-    if controller.exports is not None and find_spec("onnxruntime") is not None:
+    small = sum(array.nbytes for array in controller.policy.arrays.values()) <= SMALL_WEIGHTS
+    exported = controller.exports is not None and find_spec("onnxruntime") is not None
+    if exported and not (small and "native" in found):
         found.append("onnx")
     return found
 

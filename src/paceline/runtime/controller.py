@@ -257,7 +257,7 @@ class Controller:
             check_number("elapsed_ms", elapsed_ms, least=0.0)
         if not (type(slowdown) is float and 1e-6 <= slowdown < math.inf):
             check_number("slowdown", slowdown, least=1e-6)
-        times = self._times(context)
+        times = self.times(context)
         if self._plain and type(budget_ms) is float and first_token_budget_ms is budget is None:
             whole_ms, first_ms = budget_ms, None
             if not 0.0 < budget_ms < math.inf:
@@ -349,7 +349,7 @@ class Controller:
         seen.chosen = _least_late(seen.upper_ms, limits.whole_ms, seen.first_upper_ms, limits.first_ms)
         return ("best_effort" if when_infeasible == "best_effort" else "rejected"), seen
 
-    def _times(self, context: Context) -> Times:
+    def times(self, context: Context) -> Times:
         """Predicted times of a workload, computed once."""
         key = context.tiles.tobytes() + context.vision_tokens.tobytes() + context.prompt_tokens.tobytes()
         kept = self._kept.get(key)

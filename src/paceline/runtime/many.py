@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CHUNK = 512
 """Requests weighed together: their hidden layers stay in the cache."""
+WEIGHED = ("scores", "mean_ms", "upper_ms", "first_upper_ms", "feasible")
+"""Arrays of `Weighed` that have a row per request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,6 +68,11 @@ class ContextBatch:
     def rows(self, part: slice) -> "ContextBatch":
         """Some of the requests."""
         return ContextBatch(**{name: getattr(self, name)[part] for name in FIELDS})
+
+    def contexts(self) -> list[Context]:
+        """The requests one by one."""
+        rows = zip(*(getattr(self, name) for name in FIELDS), strict=True)
+        return [Context(**dict(zip(FIELDS, row, strict=True))) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

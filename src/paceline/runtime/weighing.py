@@ -11,7 +11,7 @@ from paceline.knobs import KnobSpace
 from paceline.policies.decision import choose_one
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.decision import Candidates, Context
-from paceline.runtime.many import BatchLimits, ContextBatch, Weighed, weigh_scored
+from paceline.runtime.many import WEIGHED, BatchLimits, ContextBatch, Weighed, weigh_scored
 
 if TYPE_CHECKING:
     from paceline.runtime.controller import Controller
@@ -68,7 +68,10 @@ class Weigher(Protocol):
 
 
 class ScoredWeigher:
-    """A policy says what configurations are worth; limits, price and choice are plain numpy."""
+    """A policy says what configurations are worth; limits, price and choice are plain numpy.
+
+    `few`: up to so many requests of a batch are weighed one by one, where that takes less time.
+    """
 
     def __init__(
         self,
@@ -79,8 +82,9 @@ class ScoredWeigher:
         actions: np.ndarray,
         scale: float,
         choose: Callable[[np.ndarray, np.ndarray, np.ndarray], int] = choose_one,
+        few: int = 1,
     ) -> None:
-        self.scorer, self.backend, self.choose = scorer, backend, choose
+        self.scorer, self.backend, self.choose, self.few = scorer, backend, choose, few
         self.space, self.actions, self.scale = space, actions, scale
         self.spec = scorer.spec
         self.relative = self.spec.inputs.relative
@@ -116,7 +120,29 @@ class ScoredWeigher:
 
     def weigh_batch(self, controller: "Controller", batch: ContextBatch, limits: BatchLimits) -> Weighed:
         """Weigh many requests."""
-        return weigh_scored(controller, self.scorer, batch, limits)
+        if len(batch) > self.few:
+            return weigh_scored(controller, self.scorer, batch, limits)
+        seen = [
+            self(context, controller.times(context), limit)
+            for context, limit in zip(batch.contexts(), limits_of(limits), strict=True)
+        ]
+        parts = {name: np.stack([getattr(one, name) for one in seen]) for name in WEIGHED}
+        return Weighed(**parts, chosen=np.array([one.chosen for one in seen]))
+
+
+def limits_of(batch: BatchLimits) -> list[Limits]:
+    """The limits of each request of a batch."""
+    each = zip(batch.whole_ms.tolist(), batch.first_ms.tolist(), batch.price.tolist(), strict=True)
+    return [
+        Limits(
+            whole_ms=None if whole == math.inf else whole,
+            first_ms=None if first == math.inf else first,
+            reachable=True,
+            price=price,
+            slowdown=batch.slowdown,
+        )
+        for whole, first, price in each
+    ]
 
 
 def fitting(upper_ms: np.ndarray, first_upper_ms: np.ndarray, limits: Limits) -> np.ndarray:
