@@ -283,6 +283,12 @@ def test_a_context_that_cannot_be_read(change, message, backend):
         with_backend(controller(), backend).decide(dataclasses.replace(context(), **change), budget_ms=20.0)
 
 
+@pytest.mark.parametrize("given", [None, "a question", {"tiles": 3}])
+def test_what_is_no_context_is_refused(given):
+    with pytest.raises(ControllerError, match=f"context: got {type(given).__name__}, expected a Context"):
+        controller().decide(given, budget_ms=20.0)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["float64", "float16", "int64", ">f4", "bool"])
 def test_features_of_any_real_kind_are_read_as_float32(kind, backend):

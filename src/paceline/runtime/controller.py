@@ -246,10 +246,12 @@ class Controller:
         Raises:
             BudgetError: a budget that is not positive and finite, in another unit than the controller's, or two ways to
                 say the same one.
-            ControllerError: features of another width, or NaN.
+            ControllerError: no `Context`, or features of another width, or NaN.
             InfeasibleBudgetError: nothing fits and the caller asked for "reject".
         """
         started = self.clock()
+        if not isinstance(context, Context):
+            raise ControllerError(f"context: got {type(context).__name__}, expected a Context")
         context.check(*self._columns, len(self._action_ids))
         if when_infeasible != "cheapest":
             check_when_infeasible(when_infeasible)
