@@ -9,6 +9,7 @@ from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
 from vowpalwabbit import Example, Workspace  # pyright: ignore[reportMissingImports]
 
 from benchmarks.decision_job import Batch, Rival, standardised
+from benchmarks.ppo_env import logits_of
 from paceline.knobs import Configuration
 from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.decision import Context
@@ -175,7 +176,7 @@ class MaskedPpo(Rival):
     def masked(self, seen: np.ndarray, context: Context, budget_ms: float) -> Configuration:
         """The likeliest configuration among those that fit."""
         with torch.inference_mode():
-            found = self.ppo.policy.get_distribution(torch.from_numpy(seen[None])).distribution.logits
+            found = logits_of(self.ppo, torch.from_numpy(seen[None]))
         return self.job.best(found.numpy()[0], context, budget_ms)
 
     def decide(self, context: Context, budget_ms: float) -> Configuration:
@@ -185,7 +186,7 @@ class MaskedPpo(Rival):
         place = np.log(batch.budget_ms / self.least_ms)[:, None]
         seen = np.concatenate([(batch.features - self.mean) * self.scale, place], axis=1, dtype=np.float32)
         with torch.inference_mode():
-            found = self.ppo.policy.get_distribution(torch.from_numpy(seen)).distribution.logits
+            found = logits_of(self.ppo, torch.from_numpy(seen))
         return self.job.best_of_batch(found.numpy(), batch)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium  # pyright: ignore[reportMissingImports]
 import numpy as np
+import torch
 from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports]
 
 from benchmarks.ppo_requests import Requests
@@ -20,6 +21,11 @@ def spaces(requests: Requests) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.D
     """Observations and actions."""
     box = gymnasium.spaces.Box(-np.inf, np.inf, (requests.width,), np.float32)
     return box, gymnasium.spaces.Discrete(requests.actions)
+
+
+def logits_of(model: Any, seen: torch.Tensor) -> torch.Tensor:
+    """What a model of Stable-Baselines3 says of every action, (n, actions)."""
+    return model.policy.get_distribution(seen).distribution.logits
 
 
 class OutcomeEnv(gymnasium.Env):

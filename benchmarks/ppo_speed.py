@@ -29,7 +29,7 @@ from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
 from stable_baselines3.common.callbacks import BaseCallback  # pyright: ignore[reportMissingImports]
 
 from benchmarks.generated_table import SPACE, write_generated
-from benchmarks.ppo_env import OutcomeBatch
+from benchmarks.ppo_env import OutcomeBatch, logits_of
 from benchmarks.ppo_requests import observations
 from benchmarks.record import write_result
 from benchmarks.time_to_target import Curve, Stopwatch, compared
@@ -181,7 +181,7 @@ def run_ppo(world: World, seed: int, setting: dict[str, Any], seconds: float, ev
 
     def scores(features: torch.Tensor, codes: torch.Tensor, price: float) -> torch.Tensor:
         seen = torch.from_numpy(observations(features.numpy(), codes.numpy()))
-        return model.policy.get_distribution(seen).distribution.logits
+        return logits_of(model, seen)
 
     def judged() -> float:
         return judge(validation, world.ranges, scores)

@@ -31,7 +31,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "share": {"inputs": InputSpec(budget_form="share")},
     "class": {"inputs": InputSpec(budget_form="class", class_shares=(0.3, 0.5, 0.8))},
     "full untested": {"actions": (0, 1, 3)},
+    "no image": {"image_width": 0},
+    "no question": {"question_width": 0, "inputs": InputSpec(feature_scaling="quantile")},
+    "question tokens alone": {"image_width": 0, "inputs": InputSpec(question_features="attention")},
 }
+TOKENS = ("tokens", "image tokens", "question tokens alone")
+"""Forms that pool tokens."""
 
 
 def form_spec(form: str) -> PolicySpec:
@@ -64,7 +69,7 @@ def form_arrays(spec: PolicySpec, seed: int = 0) -> dict[str, np.ndarray]:
     arrays = {name: rng.normal(size=shape) for name, shape in spec.array_shapes().items()}
     if "head.precision" in arrays:
         arrays["head.precision"] = np.abs(arrays["head.precision"]) + 1.0
-    scaling = FeatureScaling.fit(rng.normal(size=(200, IMAGE + QUESTION)), spec.inputs.feature_scaling)
+    scaling = FeatureScaling.fit(rng.normal(size=(200, spec.feature_width)), spec.inputs.feature_scaling)
     assert spec.inputs.feature_scaling in METHODS
     return {name: np.asarray(array, np.float32) for name, array in (arrays | scaling.to_arrays()).items()}
 
@@ -108,7 +113,7 @@ def form_features(form: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.
     parts = []
     for wanted, width in zip(form_spec(form).columns, (IMAGE, QUESTION), strict=True):
         if wanted is not None:
-            parts.append(rng.normal(size=(count, width)).astype(np.float32))
+            parts.append(rng.normal(size=(count, wanted)).astype(np.float32))
         else:
             tokens = rng.normal(size=(count, ROOM, width)).astype(np.float32)
             parts.append(pack_tokens(tokens, 1 + np.arange(count) % ROOM))

@@ -14,6 +14,7 @@ from paceline.evaluation.usage import usage
 from paceline.knobs import Knob, KnobSpace
 from paceline.outcomes.bootstrap import SceneBootstrap
 from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.report.explanation_tables import explanation_parts
 from paceline.runtime.recorded import ALL, RecordedRequests, Shown
 from paceline.workflows.deciding import recorded_context
 from paceline.workflows.explaining import ExplainOptions, explain_controller
@@ -145,8 +146,8 @@ def test_usage_by_hand():
     assert list(found) == ["all", "a", "b"]
     assert found["a"]["configuration"] == {"crops": 6, "model": "large"}
     assert (found["a"]["share"], found["a"]["used"]) == (pytest.approx(2 / 3), 2)
-    assert found["a"]["knobs"] == {"crops": pytest.approx(14 / 3), "model": pytest.approx(2 / 3)}
-    assert found["b"]["knobs"] == {"crops": 2.0, "model": 1.0}
+    assert found["a"]["knobs"] == {"crops": pytest.approx(14 / 3)}  # names of models have no mean
+    assert found["b"]["knobs"] == {"crops": 2.0}
 
 
 def planted(rule):
@@ -180,6 +181,11 @@ def test_the_tree_finds_a_planted_rule_and_its_fidelity_is_of_held_out_scenes():
     assert constant["most_frequent_at_budget"] == 1.0
     assert constant["most_frequent"] == pytest.approx(0.5, abs=0.05)
     assert surrogate(replace(planted(lambda _, budget: budget), scene=np.array(["s"] * 400))) is None
+    endless = planted(lambda inputs, _: np.where(inputs[:, 1] > 0.3, 5, 2))
+    endless.inputs[:, 0] *= 1e300  # budgets that no float32 holds
+    told = surrogate(endless)
+    assert told is not None
+    assert told["fidelity"] > 0.97
     far = surrogate(planted(lambda _, budget: 3 * budget), seed=2**32 + 1)  # more than scikit-learn takes
     assert far is not None
 
@@ -214,7 +220,14 @@ def test_solvers_and_costs():
     priced = priced_table()
     costs = explain_controller(of_solvers(priced), priced, QUICK)
     assert costs["unit"] == "usd"
+    assert not any("Mean option" in str(getattr(part, "title", "")) for part in explanation_parts(costs))
     assert costs["average"]["use"]
+
+
+def test_a_budget_named_twice_counts_once():
+    made, table = controllers.controller(), controllers.table()
+    found = explain_controller(made, table, replace(QUICK, budgets_ms=(20.0, 9.0, 20.0)))
+    assert [row["budget_ms"] for row in found["hard"]["use"]] == [9.0, 20.0]
 
 
 def test_what_cannot_be_explained():

@@ -11,11 +11,14 @@ import pytest
 import controllers
 from command_line import message, run, run_json
 from paceline.errors import ExportError
-from paceline.export import gates
+from paceline.export import gates, precisions
+from paceline.export.contexts import drawn_requests
 from paceline.export.gates import Gate, fastest
 from paceline.outcomes.store import write_table
 from paceline.outcomes.table import CELL_FIELDS
+from paceline.report.export_table import export_table
 from paceline.runtime.controller import Controller
+from paceline.workflows.exporting import ExportOptions, export_controller
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +169,8 @@ SPEEDS = {"fp32": 50.0, "int8_dynamic": 40.0}
         ("fp32", 9e-6, 0.99, None, SPEEDS, "passed"),
         ("fp32", 9e-6, 0.9899, 0.0, SPEEDS, "disagrees: 98.99% of its decisions are torch's"),
         ("fp32", 9e-6, 1.0, 0.0021, SPEEDS, "accuracy: its decisions are +0.21 points from torch's"),
-        ("fp32", float("nan"), 1.0, 0.0, SPEEDS, "differs from torch"),
+        ("fp32", None, 1.0, 0.0, SPEEDS, "scores: some are not finite"),
+        ("fp16", None, 1.0, 0.0, SPEEDS, "scores: some are not finite"),
         ("fp32", 2e-5, 1.0, 0.0, SPEEDS, "differs from torch: scores by up to 2e-05, expected 1e-05 at most"),
         ("int8_dynamic", 0.1, 0.99, 0.002, SPEEDS, "passed"),
         ("int8_dynamic", 0.1, 1.0, None, SPEEDS, "accuracy: not known of any of its decisions"),
@@ -210,10 +214,104 @@ def test_the_fastest_that_passed_decides():
         fastest([gate("fp32", 9.0, False)])
 
 
+class Leaning:
+    """A session that is wrong about a share of the requests it answers one by one, or together."""
+
+    def __init__(self, reference, known, *, alone, together):
+        self.reference, self.known, self.shares, self.asked = (
+            reference,
+            known,
+            {True: alone, False: together},
+            0,
+        )
+
+    def run(self, names, inputs):
+        count = len(inputs["price"])
+        rows = np.arange(self.asked, self.asked + count) % len(self.reference.column)
+        self.asked += count
+        wrong = rows < self.shares[count == 1] * len(self.reference.column)
+        column = np.where(
+            wrong, (self.reference.column[rows] + 1) % len(self.known), self.reference.column[rows]
+        )
+        return [
+            self.reference.scores[rows],
+            np.where(self.reference.column[rows] < 0, -1, self.known[column]),
+        ]
+
+
+@pytest.mark.parametrize(("alone", "together", "least"), [(0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (0.0, 0.0, 1.0)])
+def test_agreement_is_the_less_of_one_by_one_and_together(alone, together, least, monkeypatch):
+    made, table = controllers.controller(), controllers.table()
+    source = precisions.Source(
+        spec=made.policy.spec,
+        arrays=made.policy.arrays,
+        latency=made.latency,
+        first_token_latency=made.first_token_latency,
+        metadata={},
+    )
+    requests = drawn_requests(
+        table, source.spec, split="validation", count=80, seed=0, scales=(1.0, 1.0), margins=(1.0, 1.0)
+    )
+    reference = gates.Reference.of(source, requests)
+    fits = float(np.mean(reference.column >= 0))
+    leaning = Leaning(reference, np.array(source.spec.actions), alone=alone, together=together)
+    monkeypatch.setattr(gates, "session", lambda _: leaning)
+    monkeypatch.setattr(gates, "_speeds", lambda sessions, _: dict.fromkeys(sessions, 1.0))
+    [found] = gates.check_models(source, {"fp32": b""}, {"fp32": "policy.onnx"}, requests)
+    assert found.agreement == pytest.approx(1.0 - (1.0 - least) * fits, abs=0.1)
+    assert found.passed == (least == 1.0)
+
+
+def test_a_precision_that_cannot_hold_the_numbers_is_told_so_and_the_others_decide(files, tmp_path):
+    """The same function with a first layer that float16 cannot hold."""
+    made = controllers.controller()
+    arrays = dict(made.policy.arrays)
+    for name, factor in (("input.weight", 3e4), ("input.bias", 3e4), ("fusion.weight", 1 / 3e4)):
+        arrays[name] = (arrays[name] * factor).astype(np.float32)
+    wide = replace(made, policy=type(made.policy)(made.policy.spec, arrays))
+    exported = export_controller(
+        wide, controllers.table(), tmp_path, ExportOptions(requests=40, calibration_requests=40)
+    )
+    half = next(each for each in exported.gates if each.precision == "fp16")
+    assert (half.score_error, half.passed) == (None, False)
+    assert half.reason.startswith("scores: some are not finite")
+    record = exported.controller.exports
+    assert record is not None
+    assert "none" in "\n".join(export_table(record.record))
+    assert Controller.load(tmp_path, backend="onnx").backend == "onnx"
+
+
+def test_an_export_that_is_stopped_leaves_the_controller_as_it_was(files, copied, monkeypatch):
+    table, options = controllers.table(), ExportOptions(requests=40, calibration_requests=40)
+    export_controller(Controller.load(copied, backend="numpy"), table, copied, options)
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    other = ExportOptions(requests=40, calibration_requests=40, seed=3)
+    for place in ("paceline.runtime.storage.os.fsync", "paceline.workflows.exporting.OnnxWeigher"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                export_controller(Controller.load(copied, backend="numpy"), table, copied, other)
+        assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+    assert Controller.load(copied, backend="onnx").backend == "onnx"
+
+
+def test_a_quantiser_that_fails_is_told_with_both_versions(files, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("tensor is stored elsewhere")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", broken)
+    said = run("export", files / "controller", files / "outcomes", "--out", tmp_path / "o", "--requests", 60)
+    assert said.exit_code == 2
+    assert "cannot make int8_dynamic of it with onnx" in message(said)
+    assert "tensor is stored elsewhere" in message(said)
+
+
 def test_a_file_with_other_weights_fails_against_torch(monkeypatch, files, tmp_path):
     """The comparison can fail: weights that were changed on the way are found out."""
-    from paceline.export import precisions
-
     honest = precisions.Source.__init__
 
     def altered(self, **values):

@@ -19,7 +19,7 @@ from paceline.policies.inputs import InputSpec
 from paceline.policies.native_policy import NativePolicy, compiled
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
-from policy_forms import FORMS, form_arrays, form_features, form_spec
+from policy_forms import FORMS, TOKENS, form_arrays, form_features, form_spec
 
 SERVED = [form for form in FORMS if NativePolicy.serves(form_spec(form))]
 BUDGETS = (None, math.inf, 1e-9, -3.0, 0.0, 9.0, 10.0, 33.3, 60.0, 1e9)
@@ -58,7 +58,7 @@ def random_arrays(spec: PolicySpec, rng: np.random.Generator) -> dict[str, np.nd
 
 
 def test_the_served_forms_are_those_with_pooled_features_and_a_linear_head():
-    assert set(FORMS) - set(SERVED) == {"autoregressive", "continuous", "tokens", "image tokens"}
+    assert set(FORMS) - set(SERVED) == {"autoregressive", "continuous", *TOKENS}
 
 
 @pytest.mark.parametrize("form", SERVED)

@@ -14,7 +14,7 @@ from paceline.export.precisions import FILES, PRECISIONS, Source, export_models
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.torch_policy import TorchPolicy
 from paceline.runtime.controller import Controller
-from policy_forms import FORMS, form_context, form_controller, form_features
+from policy_forms import FORMS, TOKENS, form_context, form_controller, form_features
 
 REQUESTS = (
     {"budget_ms": 45.0},
@@ -113,7 +113,7 @@ def test_torch_and_the_short_way_score_as_numpy_does(form):
 def test_only_pooled_features_and_linear_heads_have_the_short_way():
     """So that the tests above compare two ways, and not one with itself."""
     short = [form for form in FORMS if form_controller(form).policy._one is not None]
-    assert set(FORMS) - set(short) == {"autoregressive", "continuous", "tokens", "image tokens"}
+    assert set(FORMS) - set(short) == {"autoregressive", "continuous", *TOKENS}
 
 
 @pytest.mark.parametrize("budget", [-3.0, 0.0, 1e-9, 10.0, 60.0, 1e9])

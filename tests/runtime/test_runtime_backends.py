@@ -195,6 +195,36 @@ def test_auto_with_nothing_else_is_numpy_and_keeps_nothing(tmp_path, monkeypatch
     assert not (tmp_path / "cache").exists()
 
 
+def test_auto_does_without_a_library_that_cannot_be_imported(exported, tmp_path, monkeypatch, large, caplog):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(backends, "find_spec", lambda _: True)
+    assert Controller.load(exported, cache_dir=tmp_path).backend in ("numpy", *NATIVE)
+    assert "choosing among the others" in caplog.text
+    [kept] = tmp_path.glob("*.json")
+    assert list(json.loads(kept.read_text())["microseconds"]) == ["numpy", *NATIVE]
+
+
+@pytest.mark.parametrize("builds", [["onnxruntime-gpu"], ["onnxruntime", "onnxruntime-gpu"], []])
+def test_auto_knows_builds_of_onnx_runtime_by_other_names(exported, tmp_path, monkeypatch, large, builds):
+    def version(name):
+        if name not in builds:
+            raise backends.PackageNotFoundError(name)
+        return "1.23"
+
+    monkeypatch.setattr(backends, "version", version)
+    assert backends._onnxruntime_builds() == [f"{name} 1.23" for name in builds]
+    Controller.load(exported, cache_dir=tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 1
+
+
+def test_a_kept_choice_nested_without_end_is_measured_again(exported, tmp_path, caplog):
+    Controller.load(exported, cache_dir=tmp_path)
+    for kept in tmp_path.glob("*.json"):
+        kept.write_text("[" * 200_000)
+        Controller.load(exported, cache_dir=tmp_path)
+        assert "measuring again" in caplog.text
+
+
 def test_a_cache_that_cannot_be_written_is_said_and_no_error(exported, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     assert Controller.load(exported, cache_dir=tmp_path / "file" / "below").backend in (
@@ -229,6 +259,10 @@ def test_saving_takes_the_files_along(exported, tmp_path):
         ({"backend": "onnx", "precision": "int4"}, "precision: got 'int4', expected one of"),
         ({"backend": "numpy", "precision": "fp16"}, "which only backend 'onnx' reads"),
         ({"provider": "cuda"}, "which only backend 'onnx' reads"),
+        ({"backend": "onnx", "provider": []}, r"provider: got \[\], expected one of"),
+        ({"backend": "onnx", "precision": []}, r"precision: got \[\], expected one of"),
+        ({"backend": ["numpy"]}, r"backend: got \['numpy'\], expected one of"),
+        ({"cache_dir": 5}, "cache_dir: got 5, expected a directory"),
     ],
 )
 def test_what_does_not_exist_is_refused(exported, options, expected):

@@ -283,6 +283,15 @@ def test_a_context_that_cannot_be_read(change, message, backend):
         with_backend(controller(), backend).decide(dataclasses.replace(context(), **change), budget_ms=20.0)
 
 
+def test_what_a_decision_hands_out_cannot_be_changed_for_the_next():
+    owner = controller()
+    made = owner.decide(context(), budget_ms=20.0)
+    for name in ("mean_ms", "upper_ms", "first_upper_ms"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(made.candidates, name)[:] = 0.0
+    assert owner.decide(context(), budget_ms=0.5).reason == "cheapest"
+
+
 @pytest.mark.parametrize("given", [None, "a question", {"tiles": 3}])
 def test_what_is_no_context_is_refused(given):
     with pytest.raises(ControllerError, match=f"context: got {type(given).__name__}, expected a Context"):

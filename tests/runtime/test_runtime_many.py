@@ -148,6 +148,27 @@ def test_wrong_batches_are_refused(changes, error, expected):
         controller().decide_batch(options.pop("contexts"), **options)
 
 
+def test_a_batch_of_none_is_refused():
+    for backend in ("numpy", *(("native",) if compiled() else ())):
+        none, owner = ContextBatch.of([context(0)]).rows(slice(0, 0)), with_backend(controller(), backend)
+        with pytest.raises(ControllerError, match="contexts: got none"):
+            owner.decide_batch(none)
+
+
+def test_numbers_of_any_real_kind_are_read_as_one_decision_reads_them():
+    plain = controller().decide(context(0), budget_ms=30.0, elapsed_ms=4.0, slowdown=1.5)
+    for kind in (np.float32, np.float64, Fraction):
+        same = {"budget_ms": kind(30), "elapsed_ms": kind(4), "slowdown": kind(1.5)}
+        assert controller().decide(context(0), **same).action == plain.action
+        assert controller().decide_batch([context(0)], **same).action.tolist() == [plain.action]
+    budgets = np.array([30.0, None], dtype=object)
+    both = controller().decide_batch([context(0), context(1)], budget_ms=budgets)
+    assert both.action.tolist() == [
+        controller().decide(context(0), budget_ms=30.0).action,
+        controller().decide(context(1)).action,
+    ]
+
+
 def test_requests_of_different_sizes_are_refused():
     narrow = dataclasses.replace(context(1), tiles=context(1).tiles[:-1])
     with pytest.raises(ControllerError, match="contexts: tiles has shapes .* expected one size in a batch"):

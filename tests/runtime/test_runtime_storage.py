@@ -148,6 +148,12 @@ def test_not_safetensors(directory):
         Controller.load(directory)
 
 
+def test_a_description_nested_without_end(directory):
+    (directory / "controller.json").write_text("[" * 200_000)
+    with pytest.raises(ControllerError, match="not JSON"):
+        Controller.load(directory)
+
+
 def test_a_changed_description(directory):
     edit(directory, lambda value: value["guard"].update(overview_ms=50.0), seal=False)
     with pytest.raises(ControllerError, match="do not match their digest"):
@@ -191,6 +197,7 @@ def test_a_changed_description(directory):
         (lambda v: v["prices"]["prices"].reverse(), "prices that never rise"),
         (lambda v: v["prices"].update(budgets_ms="no"), "not a controller"),
         (lambda v: v.update(block_ranking=["first"]), "not a controller"),
+        (lambda v: v["policy"].update(full_latency_ms=10**400), "not a controller"),
     ],
 )
 def test_a_description_that_breaks_the_contract(directory, change, message):

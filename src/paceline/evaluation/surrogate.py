@@ -10,6 +10,8 @@ HELD_OUT = 0.3
 """Share of the scenes on which the tree is judged."""
 SMALLEST_LEAF = 0.005
 """Share of the decisions that a leaf must hold, so that no rule is about a handful of samples."""
+LARGEST = 1e30
+"""Sums of numbers up to here fit into float32, in which scikit-learn's trees compute."""
 SEEDS = 2**32
 """As many seeds scikit-learn knows; numpy takes larger ones."""
 
@@ -18,7 +20,7 @@ SEEDS = 2**32
 class Decisions:
     """n decisions to be explained."""
 
-    inputs: np.ndarray  # float64 (n, k)
+    inputs: np.ndarray  # float64 (n, k); beyond `LARGEST` they count as that
     names: list[str]  # of the inputs
     chosen: np.ndarray  # int64 (n,): positions
     budget: np.ndarray  # int (n,): which budget each was made under
@@ -42,8 +44,9 @@ def surrogate(decisions: Decisions, *, depth: int = DEPTH, seed: int = 0) -> dic
     fit, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     least = max(1, int(SMALLEST_LEAF * len(fit)))
     model = DecisionTreeClassifier(max_depth=depth, min_samples_leaf=least, random_state=seed % SEEDS)
-    model.fit(decisions.inputs[fit], decisions.chosen[fit])
-    said = model.predict(decisions.inputs[test])
+    inputs = np.clip(decisions.inputs, -LARGEST, LARGEST)
+    model.fit(inputs[fit], decisions.chosen[fit])
+    said = model.predict(inputs[test])
     right = decisions.chosen[test]
     by_budget = np.zeros(len(test), dtype=np.int64)
     for budget in np.unique(decisions.budget):

@@ -15,8 +15,8 @@ def usage(
 ) -> dict[str, dict[str, Any]]:
     """Per kind of question, "all" first and then the most frequent kinds: what is chosen.
 
-    `actions` (m,) are those that positions `chosen` (n,) mean. A knob's mean is that of its options, or of their
-    positions where they are no numbers.
+    `actions` (m,) are those that positions `chosen` (n,) mean. Knobs whose options are numbers have the
+    mean of what is chosen.
     """
     values = option_values(space, actions)
     kinds, counts = np.unique(kind, return_counts=True)
@@ -35,5 +35,9 @@ def _facts(space: KnobSpace, actions: np.ndarray, values: np.ndarray, chosen: np
         "configuration": dict(space.configuration(int(actions[most]))),
         "share": float(counts[most] / len(chosen)),
         "used": int((counts > 0).sum()),
-        "knobs": {knob.name: float(mean) for knob, mean in zip(space.knobs, means, strict=True)},
+        "knobs": {
+            knob.name: float(mean)
+            for knob, mean in zip(space.knobs, means, strict=True)
+            if not any(isinstance(option, str) for option in knob.options)
+        },
     }

@@ -56,8 +56,10 @@ class DecisionGraph:
         half: bool,
     ) -> None:
         graph, spec, count = self.graph, self.spec, len(self.actions)
-        image = graph.input("image_features", spec.columns[0] or "image_numbers")
-        question = graph.input("question_features", spec.columns[1] or "question_numbers")
+        image, question = (
+            graph.input(f"{part}_features", f"{part}_numbers" if width is None else width)
+            for part, width in zip(("image", "question"), spec.columns, strict=True)
+        )
         loads = [graph.input(name, count) for name in LOADS]
         limit, first_limit, price = (
             graph.input(name) for name in ("limit_ms", "first_token_limit_ms", "price")

@@ -1,5 +1,6 @@
 """What every exported file must show before it may decide: agreement with torch, and speed."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,8 @@ LARGEST_LOSS = 0.002
 """Accuracy that the other precisions' decisions may differ by, in either direction."""
 ROUNDS, RUNS = 15, 100
 """Files take turns in rounds of so many runs of one request each; the median over rounds counts."""
-CHUNK = 500
+TOGETHER = (1, 500)
+"""Requests that a file decides at once: each gate is of the worse. Ranges of dynamic int8 are of what runs together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +31,10 @@ class Gate:
     precision: str
     file: str
     size_bytes: int
-    score_error: float  # largest difference of a score from torch's, see SCORE_TOLERANCE
-    agreement: float  # share of requests with torch's decision
+    score_error: (
+        float | None
+    )  # largest difference of a score from torch's, see SCORE_TOLERANCE; None: some are not finite
+    agreement: float  # share of requests with torch's decision, one by one or together, whichever is less
     accuracy_difference: (
         float | None
     )  # of its decisions less that of torch's; None where nothing tested was chosen
@@ -110,12 +114,12 @@ def check_models(
             precision,
             files[precision],
             len(models[precision]),
-            found,
+            [_run(sessions[precision], requests, count) for count in TOGETHER],
             reference,
             requests,
             microseconds,
         )
-        for precision, found in ((name, _run(sessions[name], requests)) for name in models)
+        for precision in models
     ]
 
 
@@ -131,11 +135,11 @@ def fastest(gates: Sequence[Gate]) -> Gate:
     return min(passed, key=lambda gate: gate.microseconds)
 
 
-def _run(found: Any, requests: Requests) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (n, actions) and actions (n,) of a session."""
+def _run(found: Any, requests: Requests, together: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (n, actions) and actions (n,) of a session, so many requests at once."""
     parts = []
-    for start in range(0, requests.count, CHUNK):
-        chunk = {name: values[start : start + CHUNK] for name, values in requests.inputs.items()}
+    for start in range(0, requests.count, together):
+        chunk = {name: values[start : start + together] for name, values in requests.inputs.items()}
         parts.append(found.run(["scores", "action"], chunk))
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
@@ -145,19 +149,18 @@ def _gate(
     precision: str,
     file: str,
     size_bytes: int,
-    found: tuple[np.ndarray, np.ndarray],
+    found: Sequence[tuple[np.ndarray, np.ndarray]],
     reference: Reference,
     requests: Requests,
     microseconds: Mapping[str, float],
 ) -> Gate:
-    scores, actions = found
     known = np.asarray(source.spec.actions, dtype=np.int64)
-    columns = np.where(actions < 0, -1, np.searchsorted(known, actions))
-    gap = np.abs(scores - reference.scores)
-    if source.spec.output == "logits":
-        gap = gap / np.maximum(1.0, np.abs(reference.scores))
-    error, agreement = float(gap.max()), float(np.mean(columns == reference.column))
-    difference = _accuracy_difference(requests.accuracy, columns, reference.column)
+    chosen = [np.where(actions < 0, -1, np.searchsorted(known, actions)) for _, actions in found]
+    errors = [_score_error(source, scores, reference.scores) for scores, _ in found]
+    error = None if None in errors else max(each for each in errors if each is not None)
+    agreement = min(float(np.mean(columns == reference.column)) for columns in chosen)
+    differences = [_accuracy_difference(requests.accuracy, columns, reference.column) for columns in chosen]
+    difference = max(differences, key=lambda each: math.inf if each is None else abs(each))
     reason = _reason(precision, error, agreement, difference, microseconds)
     return Gate(
         precision=precision,
@@ -172,6 +175,16 @@ def _gate(
     )
 
 
+def _score_error(source: Source, scores: np.ndarray, reference: np.ndarray) -> float | None:
+    """Largest difference of a score from the reference's; None where some are not finite."""
+    if not np.isfinite(scores).all():
+        return None
+    gap = np.abs(scores - reference)
+    if source.spec.output == "logits":
+        gap = gap / np.maximum(1.0, np.abs(reference))
+    return float(gap.max())
+
+
 def _accuracy_difference(accuracy: np.ndarray, ours: np.ndarray, reference: np.ndarray) -> float | None:
     """Mean accuracy of our decisions less that of the reference's, over requests where both are known."""
     rows = np.arange(len(ours))
@@ -183,13 +196,15 @@ def _accuracy_difference(accuracy: np.ndarray, ours: np.ndarray, reference: np.n
 
 def _reason(
     precision: str,
-    error: float,
+    error: float | None,
     agreement: float,
     difference: float | None,
     microseconds: Mapping[str, float],
 ) -> str:
     """What a file fails at, or "passed"."""
     exact = precision == "fp32"
+    if error is None:
+        return "scores: some are not finite, the policy's numbers are too large for this precision"
     if exact and not error <= SCORE_TOLERANCE:
         return f"differs from torch: scores by up to {error:.2g}, expected {SCORE_TOLERANCE:g} at most"
     if agreement < LEAST_AGREEMENT:

@@ -115,10 +115,18 @@ def _quantised(
 ) -> bytes:
     """The model with the products `QUANTISED` in int8."""
     onnx = import_onnx()
+    import onnxruntime
+
     with tempfile.TemporaryDirectory() as directory, _quiet():
         path = str(Path(directory) / "model.onnx")
-        quantise(onnx.load_from_string(model), path)  # a copy: the quantiser changes what it is given
-        made = onnx.load(path)
+        try:
+            quantise(onnx.load_from_string(model), path)  # a copy: the quantiser changes what it is given
+            made = onnx.load(path)
+        except Exception as error:  # what ONNX Runtime and onnx raise has no common base but this
+            raise ExportError(
+                f"export: ONNX Runtime {onnxruntime.__version__} cannot make {precision} of it with onnx "
+                f"{onnx.__version__} and opset {opset} ({error}); upgrade onnxruntime, or choose an opset that it knows"
+            ) from error
     del made.metadata_props[:]
     onnx.helper.set_model_props(made, _metadata(source, precision, opset))
     return made.SerializeToString()

@@ -19,6 +19,7 @@ KNOBWISE_HEADS = ("autoregressive", "continuous")
 LINEAR_HEADS = ("joint", "independent", "embedding")
 """Heads that are exported as one linear layer, a column per configuration."""
 OUTPUTS = ("accuracy", "logits")
+NUMBERS = ("budget_low_ms", "budget_high_ms", "full_latency_ms", "temperature", "price_low", "price_high")
 ADDED = ("output", "price_low", "price_high", "knob_options", "inputs")
 """Keys that specifications of older controllers lack; they take the default."""
 
@@ -160,6 +161,9 @@ class PolicySpec:
         values = {**value, "actions": tuple(int(action) for action in value["actions"])}
         if value.get("knob_options") is not None:
             values["knob_options"] = tuple(int(count) for count in value["knob_options"])
+        for name in NUMBERS:
+            if type(value.get(name)) is int:
+                values[name] = float(value[name])  # OverflowError for what no time could be
         if "inputs" in value:
             values["inputs"] = InputSpec.from_json(value["inputs"])
         return cls(**values)

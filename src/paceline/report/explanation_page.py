@@ -10,13 +10,15 @@ from paceline.report.explanation_tables import (
     fidelity_line,
     kinds_in,
     modes_in,
+    numeric_knobs,
     sample_line,
     short_configuration,
+    signed,
     tree_lines,
 )
 from paceline.report.figures import inline_svg
 from paceline.report.markup import Child, Html, tag
-from paceline.report.reading import MINUS, percent, points, points_interval
+from paceline.report.reading import percent, points, points_interval
 from paceline.report.theme import MARKERS, import_matplotlib
 
 TITLE = "What the controller chooses"
@@ -64,7 +66,7 @@ def _headline(picture: Picture) -> Html:
 def _use(picture: Picture, mode: str, title: str) -> Html:
     use, amounts = picture[mode]["use"], Amounts(picture["unit"])
     drawings = []
-    for number, knob in enumerate(picture["knobs"]):
+    for number, knob in enumerate(numeric_knobs(use)):
         drawing = explanation_plots.knob_by_kind(use, knob, amounts, MARKERS)
         svg = inline_svg(drawing, f"{mode}-knob-{number}", f"Mean {knob} by budget and kind of question")
         drawings.append(page.figure(svg, None, knob))
@@ -102,11 +104,7 @@ def _importance(picture: Picture, mode: str, title: str) -> Html:
             more = facts.get("latency_change_ms")
             lost = [points(facts["accuracy_lost"]), tag("small", points_interval(facts["accuracy_lost_ci"]))]
             cells: list[Child] = [percent(facts["changed"]), lost]
-            rows.append(
-                page.row(
-                    name, [*cells, *([] if more is None else [f"{more:+.3g} {unit}".replace("-", MINUS)])]
-                )
-            )
+            rows.append(page.row(name, [*cells, *([] if more is None else [f"{signed(more)} {unit}"])]))
         header = ["Inputs", "Choices that change", "Accuracy lost, points"]
         header += [f"Mean {Amounts(unit).noun} change"] if picture["known_before"] else []
         parts.append(page.table(None, header, rows))

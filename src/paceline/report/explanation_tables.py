@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from paceline.evaluation.usage import ALL_KINDS
 from paceline.report.amounts import Amounts
 from paceline.report.fitting import empty_table
 from paceline.report.reading import DASH, MINUS, configuration_text, percent, points, points_interval
@@ -16,6 +17,8 @@ Picture = Mapping[str, Any]
 TITLES = {"hard": "hard budgets", "average": "average budgets"}
 MOST_KINDS = 12
 """Kinds of question shown, the most frequent ones; JSON has all of them."""
+ROUNDING = 1e-12
+"""Differences of sums that exchanging samples changes by no more."""
 PERMUTED = (
     "image and question: features exchanged among samples; budget: hidden from the policy, the guard stays"
 )
@@ -31,7 +34,8 @@ def explanation_parts(picture: Picture) -> list[RenderableType]:
     """Everything, for a terminal."""
     parts: list[RenderableType] = [sample_line(picture)]
     for mode, title in modes_in(picture).items():
-        parts += [_use(picture, mode, title), _knobs(picture, mode, title), _importance(picture, mode, title)]
+        knobs = [_knobs(picture, mode, title)] if numeric_knobs(picture[mode]["use"]) else []
+        parts += [_use(picture, mode, title), *knobs, _importance(picture, mode, title)]
         parts += surrogate_lines(picture, mode, title)
     return parts
 
@@ -59,6 +63,20 @@ def short_configuration(configuration: Mapping[str, Any]) -> str:
 def kinds_in(use: Sequence[Mapping[str, Any]]) -> list[str]:
     """The kinds that are shown, "all" first."""
     return list(use[0]["kinds"])[: 1 + MOST_KINDS]
+
+
+def numeric_knobs(use: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Knobs whose options have a mean."""
+    return list(use[0]["kinds"][ALL_KINDS]["knobs"])
+
+
+def signed(change: float) -> str:
+    """A mean change with three digits that count; what is only rounding is 0.
+
+    >>> signed(-0.0123), signed(-2.2e-20)
+    ('−0.0123', '0')
+    """
+    return f"{change:+.3g}".replace("-", MINUS) if abs(change) > ROUNDING else "0"
 
 
 def _use(picture: Picture, mode: str, title: str) -> Table:
@@ -91,7 +109,7 @@ def _knobs(picture: Picture, mode: str, title: str) -> Table:
     table = empty_table(f"Mean option of every knob, {title} in {amounts.unit}", "knob")
     for row in use:
         table.add_column(amounts.number(row["budget_ms"]), justify="right")
-    for knob in picture["knobs"]:
+    for knob in numeric_knobs(use):
         table.add_row(Text(knob), *(f"{row['kinds']['all']['knobs'][knob]:.1f}" for row in use))
     return table
 
@@ -114,7 +132,7 @@ def _importance(picture: Picture, mode: str, title: str) -> Table:
             group,
             percent(facts["changed"]),
             lost,
-            DASH if more is None else f"{more:+.3g}".replace("-", MINUS),
+            DASH if more is None else signed(more),
         )
     unread = [facts["not_read"] for facts in picture[mode]["importance"].values() if "not_read" in facts]
     table.caption = "\n".join([PERMUTED, *unread])

@@ -13,7 +13,7 @@ def export_table(record: Mapping[str, Any]) -> list[str]:
         difference = gate["accuracy_difference"]
         points = "unknown" if difference is None else f"{100 * difference:+.2f} pt"
         lines.append(
-            f"{gate['file']:<23}{gate['size_bytes'] / 1e6:>6.2f} MB  {gate['score_error']:>11.1e}  "
+            f"{gate['file']:<23}{gate['size_bytes'] / 1e6:>6.2f} MB  {_error(gate):>11}  "
             f"{gate['agreement']:>9.2%}  {points:>9}  {gate['microseconds']:>8.1f} us  {gate['reason']}"
         )
     lines.append(
@@ -21,3 +21,8 @@ def export_table(record: Mapping[str, Any]) -> list[str]:
         f"opset {record['opset']}"
     )
     return lines
+
+
+def _error(gate: Mapping[str, Any]) -> str:
+    """The largest difference of a score; of a file whose scores are not all finite there is none."""
+    return "none" if gate["score_error"] is None else f"{gate['score_error']:.1e}"

@@ -302,6 +302,8 @@ class AdaptiveModel:
                 np.array([getattr(load, name) for load in loads], dtype=np.int64)
                 for name in ("tiles", "vision_tokens", "prompt_tokens")
             )
+            for counts in kept:  # contexts hand them out
+                counts.setflags(write=False)
             with self._lock:
                 self._workloads[key] = kept
                 if len(self._workloads) > KEPT_WORKLOADS:

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,8 @@ BACKENDS = ("auto", "native", "numpy", "onnx", "torch")
 ROUNDS, RUNS = 5, 20
 """The candidates of "auto" take turns in rounds of so many decisions; the median over rounds counts. The first load of
 a controller waits for it, and candidates are far apart."""
+ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+"""Distributions that hold the module `onnxruntime`."""
 SMALL_WEIGHTS = 2 * 2**20
 """Compiled code reads as many bytes of weights in less time than ONNX Runtime takes to begin."""
 
@@ -53,7 +57,9 @@ def with_backend(
             the compiled code does not serve.
         DependencyError: the library is not installed, or the package was installed without a C compiler.
     """
-    if backend not in BACKENDS:
+    if not isinstance(cache_dir, str | os.PathLike | None):
+        raise ControllerError(f"cache_dir: got {cache_dir!r}, expected a directory")
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ControllerError(f"backend: got {backend!r}, expected one of {list(BACKENDS)}")
     if backend != "onnx" and (provider != "cpu" or precision is not None):
         raise ControllerError(
@@ -172,16 +178,16 @@ def _key(controller: "Controller", candidates: Sequence[str]) -> str:
         facts |= {
             "files": {name: file["sha256"] for name, file in controller.exports.files.items()},
             "chosen": controller.exports.record["chosen"],
-            "onnxruntime": version("onnxruntime"),
+            "onnxruntime": _onnxruntime_builds(),
         }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _measure(controller: "Controller", candidates: Sequence[str]) -> dict[str, float]:
     """Median microseconds of a decision by backend, taking turns."""
-    controllers = {name: with_backend(controller, name) for name in candidates}
+    controllers = {name: made for name in candidates if (made := _made(controller, name)) is not None}
     context, budgets = _some_request(controller)
-    rounds: dict[str, list[float]] = {name: [] for name in candidates}
+    rounds: dict[str, list[float]] = {name: [] for name in controllers}
     for turn in range(ROUNDS + 1):
         for name, candidate in controllers.items():
             started = time.thread_time()
@@ -190,6 +196,24 @@ def _measure(controller: "Controller", candidates: Sequence[str]) -> dict[str, f
             if turn:  # the first round warms up
                 rounds[name].append((time.thread_time() - started) / len(budgets) * 1e6)
     return {name: float(np.median(taken)) for name, taken in rounds.items()}
+
+
+def _made(controller: "Controller", backend: str) -> "Controller | None":
+    """The controller with a candidate; None, and a warning, where its library is there and cannot be imported."""
+    try:
+        return with_backend(controller, backend)
+    except DependencyError as error:
+        logger.warning("%s; choosing among the others", error)
+        return None
+
+
+def _onnxruntime_builds() -> list[str]:
+    """What is installed of ONNX Runtime, without importing it: builds for other devices go by other names."""
+    found = []
+    for name in ONNXRUNTIME:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
 
 
 def _some_request(controller: "Controller") -> tuple[Context, list[Any]]:
@@ -224,7 +248,7 @@ def _read(path: Path, candidates: Sequence[str]) -> str | None:
         return value["backend"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         logger.warning("the kept choice of backend in %s cannot be used (%s); measuring again", path, error)
         return None
 

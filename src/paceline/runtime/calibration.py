@@ -170,7 +170,7 @@ def read_calibration(directory: Path, key: str, report: Callable[[str], None]) -
         made = MachineCalibration.from_json(json.loads(path.read_text(encoding="utf-8")))
         if made.key != key:
             raise ControllerError("calibration: it belongs to another controller, model or machine")
-    except (OSError, ValueError, ControllerError) as error:
+    except (OSError, ValueError, RecursionError, ControllerError) as error:
         report(f"calibration in {path} cannot be used ({error}); measuring again")
         return None
     return made

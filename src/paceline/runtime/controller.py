@@ -256,9 +256,9 @@ class Controller:
         if when_infeasible != "cheapest":
             check_when_infeasible(when_infeasible)
         if not (type(elapsed_ms) is float and 0.0 <= elapsed_ms < math.inf):
-            check_number("elapsed_ms", elapsed_ms, least=0.0)
+            elapsed_ms = check_number("elapsed_ms", elapsed_ms, least=0.0)
         if not (type(slowdown) is float and 1e-6 <= slowdown < math.inf):
-            check_number("slowdown", slowdown, least=1e-6)
+            slowdown = check_number("slowdown", slowdown, least=1e-6)
         times = self.times(context)
         if self._plain and type(budget_ms) is float and first_token_budget_ms is budget is None:
             whole_ms, first_ms = budget_ms, None
@@ -364,12 +364,11 @@ class Controller:
         full_ms = float(np.max(mean) if self._full is None else mean[self._full])
         spec = self.policy.spec
         per_price = 1.0 / (spec.full_latency_ms * self.scale) if spec.output == "accuracy" else 0.0
+        charge = (per_price * mean).astype(np.float32)
+        for kept_array in (mean, upper, first_upper, charge):  # decisions hand them out
+            kept_array.setflags(write=False)
         times = Times(
-            mean_ms=mean,
-            upper_ms=upper,
-            first_upper_ms=first_upper,
-            charge=(per_price * mean).astype(np.float32),
-            full_ms=full_ms,
+            mean_ms=mean, upper_ms=upper, first_upper_ms=first_upper, charge=charge, full_ms=full_ms
         )
         with self._lock:
             if len(self._kept) >= KEPT_WORKLOADS:

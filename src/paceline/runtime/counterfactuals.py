@@ -24,7 +24,7 @@ STEERED = 1e-6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counterfactual:
-    """The nearest budget of one kind, in one direction, at which the choice changes.
+    """The nearest budget of one kind, in one direction, at which the choice changes, as far as `GRID` tells.
 
     Larger budgets choose `configuration` from `budget_ms` on, smaller ones below it. `budget_ms` None with a
     configuration: having no limit at all, or any, is what changes the choice; without one: nothing in this direction
@@ -125,9 +125,11 @@ def _average(decision: "Decision", asked: "Asked", replay: Replay) -> _Axis:
         reachable = budgets >= rows[0] * (1.0 - 1e-9)
         return replace(replay.variants(len(budgets)), price=priced, reachable=reachable)
 
+    low, high = float(rows.min()), float(rows.max())
+    between = np.union1d(rows, np.geomspace(low, high, GRID)) if low > 0 else rows
     told = steered_from(decision, prices, scale)
     start = decision.average_budget_ms if told is None else told
-    return _axis("average_budget", start or np.inf, rows[:1] * (1.0 - 1e-9), rows, at)
+    return _axis("average_budget", start or np.inf, rows[:1] * (1.0 - 1e-9), between, at)
 
 
 def _edges(upper_ms: np.ndarray, unexpected_ms: float) -> np.ndarray:

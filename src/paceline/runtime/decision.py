@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, get_args
 
 import numpy as np
@@ -53,10 +54,13 @@ def check_when_infeasible(value: str) -> None:
         raise BudgetError(f"when_infeasible: got {value!r}, expected one of {list(get_args(WhenInfeasible))}")
 
 
-def check_number(name: str, value: float, *, least: float) -> None:
-    """Raise BudgetError unless `value` is a finite number from `least` on."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= LARGEST:
+def check_number(name: str, value: Any, *, least: float) -> float:
+    """A finite number of any real kind from `least` on as a float; BudgetError for anything else."""
+    number: Any = value.item() if isinstance(value, np.generic) else value
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not least <= number <= LARGEST:
         raise BudgetError(f"{name}: got {value!r}, expected a finite number from {least:g} on")
+    return float(number)
 
 
 def check_arrays(request: "Context | ContextBatch") -> None:

@@ -30,6 +30,16 @@ class Exports:
             raise ControllerError(
                 f"exports: unknown keys {unknown}, missing keys {missing}; export the controller again"
             )
+        for name, file in self.files.items():
+            if not (
+                isinstance(file, Mapping)
+                and isinstance(file.get("sha256"), str)
+                and isinstance(file.get("size_bytes"), int)
+            ):
+                raise ControllerError(
+                    f"exports: {name} is recorded as {file!r}, expected its sha256 and size_bytes; export the "
+                    "controller again"
+                )
         names = [gate["file"] for gate in self.record["gates"]]
         if self.record["chosen"] not in names or sorted(names) != sorted(self.files):
             raise ControllerError(
@@ -51,7 +61,7 @@ class Exports:
         if precision is None:
             return self.record["chosen"]
         gates = {gate["precision"]: gate for gate in self.gates}
-        if precision not in gates:
+        if not isinstance(precision, str) or precision not in gates:
             raise ControllerError(f"precision: got {precision!r}, expected one of {sorted(gates)}")
         if not gates[precision]["passed"] and not str(gates[precision]["reason"]).startswith("slower"):
             raise ControllerError(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CHUNK = 512
 """Requests weighed together: their hidden layers stay in the cache."""
+NONE = "contexts: got none, expected one or more requests"
 WEIGHED = ("scores", "mean_ms", "upper_ms", "first_upper_ms", "feasible")
 """Arrays of `Weighed` that have a row per request."""
 
@@ -54,7 +55,7 @@ class ContextBatch:
                 )
             check_arrays(context)
         if not len(contexts):
-            raise ControllerError("contexts: got none, expected one or more requests")
+            raise ControllerError(NONE)
         parts = {name: [getattr(context, name) for context in contexts] for name in FIELDS}
         for name, rows in parts.items():
             if len({row.shape for row in rows}) > 1:
@@ -144,7 +145,7 @@ def decide_batch(
     batch = contexts if isinstance(contexts, ContextBatch) else ContextBatch.of(contexts)
     _check(batch, controller)
     n = len(batch)
-    check_number("slowdown", slowdown, least=1e-6)
+    slowdown = check_number("slowdown", slowdown, least=1e-6)
     controller.quantity.check_milliseconds("budget_ms", budget_ms)
     controller.quantity.check_first_token(first_token_budget_ms)
     elapsed = _column("elapsed_ms", elapsed_ms, n, least=0.0)
@@ -153,7 +154,7 @@ def decide_batch(
         whole_ms=_budget("budget_ms", budget_ms, n) - unexpected,
         first_ms=_budget("first_token_budget_ms", first_token_budget_ms, n) - unexpected,
         price=_column("price", price, n, least=0.0),
-        slowdown=float(slowdown),
+        slowdown=slowdown,
     )
     parts = [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
     made = [_decided(controller, batch.rows(part), limits.rows(part), when_infeasible) for part in parts]
@@ -228,6 +229,8 @@ def _decided(
 def _check(batch: ContextBatch, controller: "Controller") -> None:
     """Raise ControllerError for workloads that do not fit; the policy checks the features."""
     check_arrays(batch)
+    if not len(batch):
+        raise ControllerError(NONE)
     dimensions = (batch.image_features.ndim, batch.question_features.ndim)
     if dimensions != (2, 2) or len(batch.question_features) != len(batch):
         raise ControllerError(
@@ -249,7 +252,8 @@ def _budget(name: str, value: Any, n: int) -> np.ndarray:
     """Budgets (n,): None and inf stand for none; BudgetError unless the others are positive."""
     if value is None:
         return np.full(n, np.inf)
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    many = isinstance(value, Sequence) and not isinstance(value, str)
+    if many or (isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "O"):
         value = [math.inf if each is None else each for each in value]
     return _column(name, value, n, least=np.nextafter(0.0, 1.0), endless=True)
 

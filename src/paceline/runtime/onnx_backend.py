@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def open_session(data: bytes, name: str, provider: str = "cpu") -> Any:
         ControllerError: an unknown provider or one that is not present, or a file that cannot be run.
     """
     onnxruntime = import_onnxruntime()
-    if provider not in PROVIDERS:
+    if not isinstance(provider, str) or provider not in PROVIDERS:
         raise ControllerError(f"provider: got {provider!r}, expected one of {list(PROVIDERS)}")
     present = onnxruntime.get_available_providers()
     if PROVIDERS[provider] not in present:
@@ -87,6 +88,8 @@ class OnnxWeigher:
         """`session`: of an exported file called `name`; ControllerError where it belongs to another controller."""
         try:
             digest = session.get_modelmeta().custom_metadata_map.get("decided_digest")
+            parts = [*session.get_inputs(), *session.get_outputs()]
+            found = {part.name: (part.type, tuple(part.shape)) for part in parts}
         except UnicodeDecodeError as error:
             raise _damaged(name, f"its description is no text, {error}") from error
         if digest != decided_digest(controller):
@@ -94,7 +97,7 @@ class OnnxWeigher:
                 f"{name}: it was exported from another policy or latency estimate than this controller's; export the "
                 "controller again"
             )
-        _check_graph(session, name, controller)
+        _check_graph(found, name, controller)
         self.session, self.name = session, name
         self.space, self.actions, self.spec = controller.space, controller.actions, controller.policy.spec
         whole, first = controller.latency, controller.first_token_latency
@@ -191,8 +194,13 @@ def _number(value: float | None) -> np.ndarray:
     return np.array([math.inf if value is None else value], dtype=np.float32)
 
 
-def _check_graph(session: Any, name: str, controller: "Controller") -> None:
-    """Raise ControllerError for a file whose inputs and outputs are not those of a decision of this controller."""
+def _check_graph(
+    given: Mapping[str, tuple[str, tuple[Any, ...]]], name: str, controller: "Controller"
+) -> None:
+    """Raise ControllerError for a file whose inputs and outputs are not those of a decision of this controller.
+
+    given: name -> (type, sizes) of each; a size that is no number may be any.
+    """
     spec, count = controller.policy.spec, len(controller.actions)
     columns = dict.fromkeys(("tiles", "vision_tokens", "prompt_tokens", *OUTPUTS[:-1]), (count,))
     columns |= dict.fromkeys(("limit_ms", "first_token_limit_ms", "price", "action"), ())
@@ -206,8 +214,8 @@ def _check_graph(session: Any, name: str, controller: "Controller") -> None:
         part: (kinds.get(part, "tensor(float)"), (None, *shape)) for part, shape in sorted(columns.items())
     }
     found = {
-        part.name: (part.type, tuple(size if isinstance(size, int) else None for size in part.shape))
-        for part in (*session.get_inputs(), *session.get_outputs())
+        part: (kind, tuple(size if isinstance(size, int) else None for size in shape))
+        for part, (kind, shape) in given.items()
     }
     wrong = sorted(part for part in expected.keys() | found.keys() if found.get(part) != expected.get(part))
     if wrong:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -102,7 +103,7 @@ def check(request: Request, check_budgets: Callable[..., None]) -> None:
 
 def check_length(max_new_tokens: int) -> None:
     """Raise BudgetError unless `max_new_tokens` is a positive integer."""
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
         raise BudgetError(f"max_new_tokens: got {max_new_tokens!r}, expected a positive integer")
 
 

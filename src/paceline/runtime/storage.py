@@ -51,7 +51,11 @@ ORIGINS = ("model", "profile", "training")
 
 
 def save_controller(controller: Controller, path: Path) -> None:
-    """Write a controller directory; the description goes last, so a kill never leaves a valid mixture."""
+    """Write a controller directory. Files take their names when all are written, and the description goes last.
+
+    A kill leaves the directory as it was, or, within the moment of renaming, one that is refused; never a mixture that
+    loads.
+    """
     contents = {POLICY: _policy_bytes(controller), LATENCY: _latency_bytes(controller)}
     if controller.exports is not None:
         contents |= {name: controller.exports.read(name) for name in controller.exports.files}
@@ -79,8 +83,7 @@ def save_controller(controller: Controller, path: Path) -> None:
             f"controller: metrics or provenance cannot be stored as JSON ({error}); expected plain, finite values"
         ) from error
     path.mkdir(parents=True, exist_ok=True)
-    for name, data in (*contents.items(), (DESCRIPTION, text.encode())):
-        write_atomically(path / name, data)
+    write_together({path / name: data for name, data in (*contents.items(), (DESCRIPTION, text.encode()))})
 
 
 def load_controller(path_or_name: str | Path) -> Controller:
@@ -133,16 +136,26 @@ def controller_fingerprint(controller: Controller) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, flush it to disk and rename it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files under temporary names, flush them to disk and rename them one after the other, in their order."""
+    written: dict[str, Path] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        for path, data in files.items():
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            written[temporary] = path
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+        for temporary, path in written.items():
+            os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        for temporary in written:
+            Path(temporary).unlink(missing_ok=True)
         raise
 
 
@@ -172,7 +185,7 @@ def _locate(path_or_name: str | Path) -> Path:
 def _read_description(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ControllerError(
             f"{path}: not JSON ({error}); the file is damaged, train or copy the controller again"
         ) from error

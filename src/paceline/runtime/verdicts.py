@@ -72,7 +72,8 @@ def verdict(decision: "Decision", position: int) -> str:
     if position == seen.chosen:
         return "chosen"
     late, spent = [], decision.unexpected_ms
-    if decision.budget_ms is not None:
+    fits = bool(seen.feasible[position])
+    if decision.budget_ms is not None and not fits:
         over = float(seen.upper_ms[position]) - (decision.budget_ms - spent)
         if over > 0:
             late.append(
@@ -80,12 +81,14 @@ def verdict(decision: "Decision", position: int) -> str:
                 if quantity.known_before
                 else "the deadline has passed"
             )
-    if decision.first_token_budget_ms is not None:
+    if decision.first_token_budget_ms is not None and not fits:
         over = float(seen.first_upper_ms[position]) - (decision.first_token_budget_ms - spent)
         if over > 0:
             late.append(f"first token {over:.1f} ms late")
     if late:
         return ", ".join(late)
+    if not fits and decision.reason == "policy":  # by less than its backend's float32 tells apart
+        return f"{quantity.text(0.0)} over the budget"
     if decision.reason != "policy":
         return "over the average budget" if decision.average_budget_ms is not None else "does not fit"
     worse = float(seen.values[seen.chosen] - seen.values[position])

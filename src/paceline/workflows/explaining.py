@@ -101,7 +101,7 @@ def _budgets(requests: RecordedRequests, options: ExplainOptions) -> dict[str, l
     if not quantity.known_before:
         if options.average_budgets_ms:
             quantity.check_average(options.average_budgets_ms)
-        return {"hard": list(options.budgets_ms or deadline_grid(problem)[0])}
+        return {"hard": sorted(set(options.budgets_ms or deadline_grid(problem)[0]))}
     ruled, _ = budget_grid(problem.configuration_mean_ms, problem.unit_ms)
     lowest = requests.controller.lowest_average_ms
     average = list(options.average_budgets_ms or [budget for budget in ruled if budget >= lowest])
@@ -110,7 +110,7 @@ def _budgets(requests: RecordedRequests, options: ExplainOptions) -> dict[str, l
             f"average budgets: got {', '.join(f'{b:g}' for b in average or ruled)}, expected at least "
             f"{quantity.text(lowest)}, the lowest mean that this controller can hold"
         )
-    return {"hard": sorted(options.budgets_ms or ruled), "average": sorted(average)}
+    return {"hard": sorted(set(options.budgets_ms or ruled)), "average": sorted(set(average))}
 
 
 def _mode(

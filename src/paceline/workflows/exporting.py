@@ -1,6 +1,8 @@
 """From a controller to files that ONNX Runtime decides with: written, compared with torch, measured, recorded."""
 
 import json
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.controller import Controller
 from paceline.runtime.exports import Exports, decided_digest
 from paceline.runtime.hardware import hardware_facts
+from paceline.runtime.onnx_backend import OnnxWeigher, open_session
 from paceline.runtime.recorded import check_features_of
-from paceline.runtime.storage import sha256, write_atomically
+from paceline.runtime.storage import sha256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,31 +106,34 @@ def export_controller(
     )
     gates = check_models(source, models, FILES, requests)
     chosen = fastest(gates)
-    out.mkdir(parents=True, exist_ok=True)
-    for precision, data in models.items():
-        write_atomically(out / FILES[precision], data)
-    made = replace(
-        controller,
-        make_weigher=None,
-        exports=Exports(
-            directory=out,
-            record={
-                "opset": options.opset,
-                "requests": requests.count,
-                "calibration_requests": calibration.count,
-                "decides": controller.fingerprint,
-                "chosen": chosen.file,
-                "gates": [gate.to_json() for gate in gates],
-                "hardware": hardware_facts()["processor"],
-            },
-            files={
-                FILES[precision]: {"sha256": sha256(data), "size_bytes": len(data)}
-                for precision, data in models.items()
-            },
-        ),
-    )
-    made.save(out)
-    return Exported(controller=made, gates=gates, chosen=chosen)
+    record = {
+        "opset": options.opset,
+        "requests": requests.count,
+        "calibration_requests": calibration.count,
+        "decides": controller.fingerprint,
+        "chosen": chosen.file,
+        "gates": [gate.to_json() for gate in gates],
+        "hardware": hardware_facts()["processor"],
+    }
+    return Exported(controller=_saved(controller, models, record, out), gates=gates, chosen=chosen)
+
+
+def _saved(
+    controller: Controller, models: Mapping[str, bytes], record: Mapping[str, Any], out: Path
+) -> Controller:
+    """The controller with its files, written to `out` together; none is there until all are known to load."""
+    files = {
+        FILES[precision]: {"sha256": sha256(data), "size_bytes": len(data)}
+        for precision, data in models.items()
+    }
+    with tempfile.TemporaryDirectory() as staged:
+        for precision, data in models.items():
+            OnnxWeigher(controller, open_session(data, FILES[precision]), FILES[precision])
+            (Path(staged) / FILES[precision]).write_bytes(data)
+        exports = Exports(directory=Path(staged), record=record, files=files)
+        made = replace(controller, make_weigher=None, exports=exports)
+        made.save(out)
+    return replace(made, exports=replace(exports, directory=out))
 
 
 def _check_table(controller: Controller, table: OutcomeTable) -> None:
