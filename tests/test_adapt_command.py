@@ -49,6 +49,29 @@ def test_the_command_adapts_and_refuses_other_options(controller, tmp_path):
     assert "expected NAME=VALUE with a name of" in unknown.stderr
 
 
+def test_few_updates_are_judged_and_none_are_not_spoken_of(controller, tmp_path):
+    controller.save(tmp_path / "c")
+    write_table(tmp_path / "new", fake_table(30, 10, 10, seed=1))
+    words = ("train", tmp_path / "new", "--from", tmp_path / "c", "--out", tmp_path / "adapted")
+    facts = run_json(*words, "--set", "steps=3")["facts"]
+    assert len(facts["held_out_rewards"]) == 2
+    assert facts["steps"] in (0, 3)
+    said = run(*words, "--set", "steps=0")
+    assert "by 0 updates" in said.stdout
+    assert "did best as it was" not in said.stdout
+
+
+def test_a_shipped_controller_is_found_and_outcomes_are_not_written_into(controller, tmp_path):
+    write_table(tmp_path / "new", fake_table(30, 10, 10, seed=1))
+    said = run("train", tmp_path / "new", "--from", "tiny", "--out", tmp_path / "adapted")
+    assert said.exit_code == 2
+    assert "adaptation: the outcomes have the knobs" in said.stderr
+    for more in (("--from", "tiny"), ("--algorithm", "outcome")):
+        said = run("train", tmp_path / "new", *more, "--out", tmp_path / "new")
+        assert said.exit_code == 2
+        assert "holds outcomes (manifest.json)" in said.stderr
+
+
 def test_outcomes_of_other_knobs_are_refused(controller):
     table = fake_table(30, 10, 10, seed=1)
     knobs = (replace(table.space.knobs[0], name="max_tiles"), *table.space.knobs[1:])

@@ -1,6 +1,7 @@
 """Importing CSV and Parquet tables whose columns are named on the command line."""
 
 import json
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -218,6 +219,57 @@ def test_a_fixed_price_per_option(parquet):
     np.testing.assert_allclose(table.latency_ms[7], [0.1, 3])
     told = message(run("import", parquet, *BASE, "--cost", "usd:small=1", "--out", parquet.parent / "o"))
     assert "expected one for each of large, small" in told
+
+
+@pytest.mark.parametrize("prices", ["small=-1,large=2", "small=nan,large=2", "small=1,small=2,large=3"])
+def test_prices_that_none_can_have_are_refused(parquet, prices):
+    said = run("import", parquet, *BASE, "--cost", f"usd:{prices}", "--out", parquet.parent / "o")
+    assert said.exit_code == 2
+    assert "expected one finite price from 0 on for each option" in message(said)
+
+
+def test_what_is_free_is_priced_a_little(parquet):
+    value, table = imported(parquet, *BASE, "--cost", "usd:small=0,large=3", "--question", "text")
+    np.testing.assert_allclose(table.latency_ms[7], [0.003, 3])
+    assert value["audit"]["free"] == 20
+    assert any("cost 0; they count as 0.003" in line for line in value["audit"]["warnings"])
+
+
+def test_unsolved_outcomes_without_a_runtime_ran_as_long_as_any(tmp_path):
+    values = columns()
+    unsolved = [place for place, score in enumerate(values["correct"]) if score == 0]
+    for place in unsolved[:3]:
+        values["runtime"][place] = math.nan if place % 2 else math.inf
+    longest = max(time for time in values["runtime"] if math.isfinite(time))
+    words = (*TIMED, "--latency-unknown", "--question", "text")
+    value, table = imported(write(tmp_path / "t.parquet", values), *words)
+    assert value["audit"]["untimed_unsolved"] == 3
+    assert np.isfinite(table.latency_ms).all()
+    assert np.count_nonzero(table.latency_ms == np.float32(1000 * longest)) >= 3
+    solved = next(place for place, score in enumerate(values["correct"]) if score == 1)
+    values["runtime"][solved] = math.nan  # nobody knows how long that took
+    (tmp_path / "again").mkdir()
+    _, table = imported(write(tmp_path / "again" / "u.parquet", values), *words)
+    assert np.isnan(table.latency_ms).sum() == np.isnan(table.accuracy).sum() == 1
+
+
+def test_columns_of_lists_and_endless_ranges_are_refused(tmp_path):
+    values = columns()
+    lists = write(tmp_path / "t.parquet", {**values, "model": [[name] for name in values["model"]]})
+    said = run("import", lists, *BASE, "--out", tmp_path / "o")
+    assert said.exit_code == 2
+    assert "expected text or numbers" in message(said)
+    path = write(tmp_path / "u.csv", values)
+    said = run("import", path, *BASE, "--features", "f0..f99999999", "--out", tmp_path / "o")
+    assert said.exit_code == 2
+    assert "names more than 100,000 columns" in message(said)
+
+
+def test_questions_without_a_known_word_are_counted(tmp_path):
+    values = columns(60)
+    values["text"] = [f"word{place // 2}" for place in range(len(values["text"]))]
+    value, _ = imported(write(tmp_path / "t.csv", values), *TIMED, "--question", "text")
+    assert any("share no word with those in it" in line for line in value["audit"]["warnings"])
 
 
 def test_runtimes_known_only_afterwards(tmp_path):

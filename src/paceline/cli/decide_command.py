@@ -127,11 +127,7 @@ def _live(
 
 
 def _recorded(controller: "Controller", outcomes: Path, sample: str) -> "Context":
-    from paceline.outcomes.store import read_table
     from paceline.workflows.deciding import recorded_context
+    from paceline.workflows.reading import read_for
 
-    inputs = controller.policy.spec.inputs
-    table = read_table(
-        outcomes, image_features=inputs.image_features, question_features=inputs.question_features
-    )
-    return recorded_context(table, controller, sample)
+    return recorded_context(read_for(controller, outcomes), controller, sample)

@@ -40,11 +40,12 @@ def run(
     from paceline.evaluation.budget_grid import parse_budgets
     from paceline.evaluation.contest import ContestOptions
     from paceline.evaluation.evaluate import evaluate_controller
-    from paceline.outcomes.store import read_table
     from paceline.report.html import write_report
     from paceline.report.tables import result_tables
     from paceline.report.theme import import_matplotlib
     from paceline.runtime.controller import Controller
+    from paceline.runtime.recorded import check_features_of
+    from paceline.workflows.reading import read_for
     from paceline.workflows.reporting import measured_latencies
 
     check_files(report)
@@ -57,10 +58,9 @@ def run(
         seed=seed,
     )
     loaded = Controller.load(controller)
-    inputs = loaded.policy.spec.inputs
-    table = read_table(
-        outcomes, image_features=inputs.image_features, question_features=inputs.question_features
-    )
+    table = read_for(loaded, outcomes)
+    if loaded.provenance.get("profile") is not None:  # else nobody knows whose features it reads
+        check_features_of(table, loaded)
     with Bar() as bar:
         results = evaluate_controller(loaded, table, contest, bar)
     if report is not None:

@@ -27,10 +27,10 @@ def run(
     """Show what CONTROLLER chooses on the samples of OUTCOMES, which inputs matter, and a tree that imitates it."""
     from paceline.cli.progress import Bar
     from paceline.evaluation.budget_grid import parse_budgets
-    from paceline.outcomes.store import read_table
     from paceline.report.explanation_tables import explanation_parts
     from paceline.runtime.controller import Controller
     from paceline.workflows.explaining import ExplainOptions, explain_controller
+    from paceline.workflows.reading import read_for
 
     check_files(report)
     options = ExplainOptions(
@@ -47,10 +47,7 @@ def run(
 
         import_matplotlib()
     loaded = Controller.load(controller)
-    inputs = loaded.policy.spec.inputs
-    table = read_table(
-        outcomes, image_features=inputs.image_features, question_features=inputs.question_features
-    )
+    table = read_for(loaded, outcomes)
     with Bar() as bar:
         value = explain_controller(loaded, table, options, bar)
     if report is not None:

@@ -28,11 +28,11 @@ def run(
     """Write CONTROLLER's decision as ONNX files (fp32, fp16, int8), compare each with torch on OUTCOMES, choose one."""
     from paceline.cli.progress import Bar
     from paceline.cli.threads import one_thread
-    from paceline.outcomes.store import read_table
     from paceline.report.export_table import export_table
     from paceline.runtime.controller import Controller
     from paceline.runtime.storage import shipped_controllers
     from paceline.workflows.exporting import ExportOptions, export_controller
+    from paceline.workflows.reading import read_for
 
     options = ExportOptions(opset=opset, requests=requests, seed=seed)
     if out is None and controller in shipped_controllers():
@@ -42,10 +42,7 @@ def run(
     check_directories(out)
     one_thread()
     loaded = Controller.load(controller, backend="numpy")
-    inputs = loaded.policy.spec.inputs
-    table = read_table(
-        outcomes, image_features=inputs.image_features, question_features=inputs.question_features
-    )
+    table = read_for(loaded, outcomes)
     with Bar() as bar:
         made = export_controller(loaded, table, out or Path(controller), options, bar)
     record = made.controller.exports.record if made.controller.exports else {}

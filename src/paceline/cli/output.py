@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from paceline.errors import ControllerError
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON object; progress stays on stderr.")
 ]
@@ -52,6 +54,15 @@ def check_directories(*paths: Path | None) -> None:
             if path.exists() and not path.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
             _check_place(path)
+
+
+def check_controller_directory(path: Path) -> None:
+    """`check_directories`, and ControllerError for a directory of outcomes, which a controller would be mixed with."""
+    check_directories(path)
+    if (path / "manifest.json").exists():
+        raise ControllerError(
+            f"--out: {path} holds outcomes (manifest.json), expected another directory for the controller"
+        )
 
 
 def _check_place(path: Path) -> None:

@@ -17,7 +17,7 @@ from paceline.cli.input_options import (
     QuestionFeatures,
     Reduce,
 )
-from paceline.cli.output import AsJson, check_directories, emit
+from paceline.cli.output import AsJson, check_controller_directory, check_directories, emit
 from paceline.cli.training_settings import SettingsOption, with_settings
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of policy optimisation.")] = None,
     start: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--from",
             metavar="CONTROLLER",
@@ -150,7 +150,8 @@ def run(
     if epochs is not None:
         options = _with_epochs(options, epochs)
     options = with_settings(options, settings or [])
-    check_directories(out, checkpoints, tensorboard)
+    check_controller_directory(out)
+    check_directories(checkpoints, tensorboard)
     one_thread()
     with Bar() as bar:
         trained = train_controller(

@@ -66,9 +66,10 @@ def check_hard(budgets_ms: Sequence[float], fit: Problem) -> None:
     else:
         least, what = float(fit.upper_ms.min()), "the lowest upper latency of any configuration is"
     if max(budgets_ms) < least:
+        unit = _unit(fit)
         raise BudgetError(
-            f"budgets_ms: got {_listed(budgets_ms)} ms, under which nothing is feasible: {what} {least:.4g} ms; give "
-            "at least one budget above that"
+            f"budgets_ms: got {_listed(budgets_ms)}{unit}, under which nothing is feasible: {what} {least:.4g}{unit}; "
+            "give at least one budget above that"
         )
 
 
@@ -81,10 +82,16 @@ def check_average(budgets_ms: Sequence[float], fit: Problem) -> None:
         )
     least = float(fit.mean_ms.min(axis=1).mean())
     if max(budgets_ms) < least:
+        unit = _unit(fit)
         raise BudgetError(
-            f"average_budgets_ms: got {_listed(budgets_ms)} ms, which nothing meets: the cheapest choices take "
-            f"{least:.4g} ms on the mean; give at least one budget above that"
+            f"average_budgets_ms: got {_listed(budgets_ms)}{unit}, which nothing meets: the cheapest choices take "
+            f"{least:.4g}{unit} on the mean; give at least one budget above that"
         )
+
+
+def _unit(fit: Problem) -> str:
+    """Of times, after a blank; costs are in the unit of their outcomes, which a problem does not know."""
+    return "" if fit.priced else " ms"
 
 
 def _listed(budgets_ms: Sequence[float]) -> str:

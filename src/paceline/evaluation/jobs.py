@@ -84,21 +84,18 @@ def run_jobs(
         for index, (task, test) in enumerate(zip(tasks, tests, strict=True))
         for group in jobs_of(names)
     ]
-    parts: dict[int, list[JobResult]] = {index: [] for index in range(len(tasks))}
+    done: dict[int, JobResult] = {}  # by place among the jobs: who was done first must not matter
     if processes == 1:
-        for index, job in jobs:
-            parts[index].append(run_job(job))
+        for place, (_, job) in enumerate(jobs):
+            done[place] = run_job(job)
     else:
         progress.start(len(jobs), "learners")
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-            quiet = [
-                (index, replace(job, task=replace(job.task, progress=SilentProgress())))
-                for index, job in jobs
-            ]
-            waiting = {pool.submit(run_job, job): index for index, job in quiet}
+            quiet = [replace(job, task=replace(job.task, progress=SilentProgress())) for _, job in jobs]
+            waiting = {pool.submit(run_job, job): place for place, job in enumerate(quiet)}
             try:
-                for done in as_completed(waiting):
-                    parts[waiting[done]].append(done.result())
+                for found in as_completed(waiting):
+                    done[waiting[found]] = found.result()
                     progress.advance()
             except BaseException:  # an error or Ctrl-C: nobody waits for what the others were doing
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -107,7 +104,11 @@ def run_jobs(
                     child.join()
                 raise
     empty = JobResult(choices=Choices(hard={}), seconds={}, decision_us={}, policies={})
-    return [_together(parts[index], empty) for index in range(len(tasks))]
+    parts = [
+        [done[place] for place, (owner, _) in enumerate(jobs) if owner == index]
+        for index in range(len(tasks))
+    ]
+    return [_together(part, empty) for part in parts]
 
 
 def _together(parts: list[JobResult], start: JobResult) -> JobResult:

@@ -46,9 +46,10 @@ def _by_configuration(rows: OutcomeTable, kind: str) -> LatencyEstimator:
     known = np.isfinite(times)
     if not known.any(axis=0).all():
         missing = rows.actions[~known.any(axis=0)]
+        named = [dict(rows.space.configuration(action)) for action in missing[:5].tolist()]
         raise OutcomesError(
-            f"outcomes: actions {missing[:5].tolist()} have no {kind} outside the test split; give every "
-            "configuration some"
+            f"outcomes: {len(missing)} configurations have no {kind} outside the test split, among them {named}; give "
+            "every configuration some"
         )
     means = np.where(known, times, 0.0).sum(axis=0) / known.sum(axis=0)
     unit = rows.manifest.options.get("latency_unit", MILLISECONDS)

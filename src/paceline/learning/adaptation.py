@@ -11,7 +11,7 @@ they started, and inner folds choose how many updates are taken: none where the 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,8 @@ def adapt_policy(
     or features, times that are known only afterwards, and fewer than 4 samples.
     """
     options = options or AdaptOptions()
+    if 0 < options.steps < options.check_every:  # else none of the updates would be judged
+        options = replace(options, check_every=options.steps)
     check_adaptable(policy.spec, problem)
     started = time.perf_counter()
     learner = _Learner(policy, problem, options, scale)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from paceline.errors import OutcomesError
-from paceline.outcomes.feature_makers import feature_maker, maker_label
+from paceline.outcomes.aligning import aligned
+from paceline.outcomes.feature_makers import difference, feature_maker, maker_label
 from paceline.outcomes.feature_sets import with_room
 from paceline.outcomes.preparation import KEY
 from paceline.outcomes.table import CELL_FIELDS, SAMPLE_FIELDS, OutcomeTable
@@ -26,6 +27,7 @@ def combine_tables(tables: Sequence[OutcomeTable], names: Sequence[str]) -> Outc
     first = tables[0]
     if len(tables) == 1:
         return first
+    tables = [first, *(aligned(table, first.space) for table in tables[1:])]
     for table, name in zip(tables[1:], names[1:], strict=True):
         _refuse_other_features(first, table, names[0], name)
         _refuse_other_measures(first, table, names[0], name)
@@ -51,8 +53,8 @@ def _refuse_other_features(first: OutcomeTable, table: OutcomeTable, where: str,
     if makers[0] != makers[1] or widths[0][0] != widths[1][0]:
         raise OutcomesError(
             f"{name}: its features were made by {maker_label(makers[1])} ({widths[1][1]} columns), those of {where} by "
-            f"{maker_label(makers[0])} ({widths[0][1]} columns); numbers of different makers mean different things, "
-            "expected one; import again with --features MODEL --images DIR, or train on one of them"
+            f"{maker_label(makers[0])} ({widths[0][1]} columns){difference(*makers)}; numbers of different makers mean "
+            "different things, expected one; import again with --features MODEL --images DIR, or train on one of them"
         )
 
 

@@ -32,14 +32,26 @@ def model_identity(described: Mapping[str, Any]) -> dict[str, Any]:
 def feature_maker(model: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Who made the features, from a manifest's `model` and `options`; equal for features that mean the same.
 
-    Sweeps have the features of their own model. Imports say theirs in `options.features`.
+    Sweeps have the features of their own model. Imports say theirs in `options.features`; the medians that stand for
+    empty values are no part of them where no value was empty.
     """
     described = options.get("features")
     if described is None:
         return {"kind": MODEL, "model": model_identity(model)}
     if described.get("kind") == MODEL:
         return {"kind": MODEL, "model": described["model"]}
-    return {key: value for key, value in described.items() if key != "augmented"}
+    passing = {"augmented"} | ({"medians"} if not described.get("empty_marked") else set())
+    return {key: value for key, value in described.items() if key not in passing}
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What two makers of one kind differ in, in brackets after a blank; nothing of two kinds.
+
+    >>> difference({"kind": "columns", "columns": ["a"]}, {"kind": "columns", "columns": ["b"]})
+    ' (they differ in columns)'
+    """
+    names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    return "" if "kind" in names or not names else f" (they differ in {', '.join(names)})"
 
 
 def maker_label(maker: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from paceline.errors import OutcomesError
 from paceline.learning.learners.policy_contender import policy_columns
 from paceline.learning.problem import Problem, problem_of
-from paceline.outcomes.feature_makers import feature_maker, maker_label
+from paceline.outcomes.feature_makers import difference, feature_maker, maker_label
 from paceline.outcomes.table import OutcomeTable
 from paceline.outcomes.workloads import over_actions
 from paceline.policies.decision import action_logits, choose
@@ -28,7 +28,7 @@ def check_features_of(table: OutcomeTable, controller: Controller) -> None:
     if makers[0] != makers[1]:
         raise OutcomesError(
             f"outcomes: their features were made by {maker_label(makers[0])}, the controller was trained on those of "
-            f"{maker_label(makers[1])}; name outcomes with the same features"
+            f"{maker_label(makers[1])}{difference(*makers)}; name outcomes with the same features"
         )
 
 

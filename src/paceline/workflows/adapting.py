@@ -8,7 +8,7 @@ from paceline.errors import OutcomesError, TrainError
 from paceline.knobs import KnobSpace
 from paceline.learning.adaptation import AdaptOptions, adapt_policy
 from paceline.learning.problem import problem_of
-from paceline.outcomes.feature_makers import feature_maker, maker_label
+from paceline.outcomes.feature_makers import difference, feature_maker, maker_label
 from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.building import fit_prices
 from paceline.runtime.controller import Controller
@@ -61,7 +61,7 @@ def _check_features(controller: Controller, table: OutcomeTable) -> None:
     if makers[0] != makers[1]:
         raise TrainError(
             f"adaptation: the outcomes' features were made by {maker_label(makers[0])}, the controller was trained on "
-            f"those of {maker_label(makers[1])}; name outcomes with the same features"
+            f"those of {maker_label(makers[1])}{difference(*makers)}; name outcomes with the same features"
         )
 
 

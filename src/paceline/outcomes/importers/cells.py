@@ -11,6 +11,9 @@ from paceline.outcomes.importers.rows import JoinedRows
 from paceline.outcomes.spikes import SPIKE_FACTOR, relative_time_matrix
 from paceline.outcomes.table import COUNT_CELLS, FLOAT_CELLS
 
+FREE = 1000
+"""What costs nothing counts as the smallest cost divided by this."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Cells:
@@ -55,7 +58,11 @@ def make_cells(rows: JoinedRows, audit: Audit, latency_kind: str = "latency") ->
     del cell
     if latency_kind == "runtime":
         _raise_zeros(merged, tested, audit)
-    _impossible_times(merged, tested, audit)
+    if latency_kind == "cost":
+        _price_free(merged, tested, audit)
+    _impossible_times(merged, tested, latency_kind, audit)
+    if latency_kind == "runtime":
+        _time_unsolved(merged, tested, audit)
     _spikes(rows, merged["latency_ms"], latency_kind, audit)
     counts = _workloads(rows, merged, tested, audit)
     for name in ("latency_ms", "first_token_ms", "output_tokens"):
@@ -149,16 +156,56 @@ def _raise_zeros(merged: dict[str, np.ndarray], tested: np.ndarray, audit: Audit
         )
 
 
-def _impossible_times(merged: dict[str, np.ndarray], tested: np.ndarray, audit: Audit) -> None:
-    """Times that are not positive and finite become untimed, with a line."""
+def _time_unsolved(merged: dict[str, np.ndarray], tested: np.ndarray, audit: Audit) -> None:
+    """Unsolved outcomes without a runtime have run as long as any, solved ones are left out, with a line each."""
+    times = merged["latency_ms"]
+    endless = tested & ~np.isfinite(times) & (merged["accuracy"] == 0)
+    known = times[tested & np.isfinite(times)]
+    audit.facts["untimed_unsolved"] = int(endless.sum())
+    if endless.any() and len(known):
+        longest = float(known.max())
+        merged["latency_ms"] = np.where(endless, longest, times)
+        audit.warn(
+            f"{int(endless.sum())} unsolved outcomes have no runtime; they count as {longest:g} ms, the longest one "
+            "measured, which is taken for the cutoff"
+        )
+    lost = tested & (merged["accuracy"] > 0) & ~np.isfinite(times)
+    audit.facts["untimed_solved"] = int(lost.sum())
+    if lost.any():
+        merged["accuracy"] = np.where(lost, np.nan, merged["accuracy"])
+        tested &= ~lost
+        audit.warn(
+            f"{int(lost.sum())} solved outcomes have no runtime and were left out: nobody knows when they came"
+        )
+
+
+def _price_free(merged: dict[str, np.ndarray], tested: np.ndarray, audit: Audit) -> None:
+    """Costs of 0 become a thousandth of the smallest one: budgets and prices are on a scale of ratios."""
+    costs = merged["latency_ms"]
+    free, paid = tested & (costs == 0), costs[tested & (costs > 0)]
+    audit.facts["free"] = int(free.sum())
+    if free.any() and len(paid):
+        least = float(paid.min()) / FREE
+        merged["latency_ms"] = np.where(free, np.float32(least), costs)
+        audit.warn(
+            f"{int(free.sum())} outcomes cost 0; they count as {least:g}, a {FREE}th of the smallest cost, since "
+            "budgets are read as ratios"
+        )
+
+
+def _impossible_times(
+    merged: dict[str, np.ndarray], tested: np.ndarray, latency_kind: str, audit: Audit
+) -> None:
+    """Times or costs that are not positive and finite become unknown, with a line."""
+    what, unknown = ("costs", "have no cost") if latency_kind == "cost" else ("times", "count as not timed")
     total, first = merged["latency_ms"], merged["first_token_ms"]
     bad = tested & ~np.isnan(total) & ~((total > 0) & np.isfinite(total))
     merged["latency_ms"] = np.where(bad, np.nan, total)
     audit.facts["impossible_times"] = int(bad.sum())
     if bad.any():
         audit.warn(
-            f"{int(bad.sum())} times are zero, negative or infinite (as {total[bad][0]:g}); "
-            "these outcomes count as not timed"
+            f"{int(bad.sum())} {what} are zero, negative or infinite (as {total[bad][0]:g}); "
+            f"these outcomes {unknown}"
         )
     wrong = tested & ~np.isnan(first) & ~((first > 0) & np.isfinite(first) & (first <= merged["latency_ms"]))
     merged["first_token_ms"] = np.where(wrong, np.nan, first)

@@ -10,6 +10,8 @@ from paceline.errors import OutcomesError
 from paceline.outcomes.importers.audit import Audit, some
 
 TEXT_WIDTH = 32
+STRANGE = 0.5
+"""Share of questions without a known word beyond which an import warns."""
 
 
 def given_features(
@@ -68,6 +70,13 @@ def question_features(
     if vectors is not None:
         from sklearn.decomposition import TruncatedSVD
 
+        strange = ~train & (vectors.getnnz(axis=1) == 0)
+        if strange.sum() > STRANGE * max(1, int((~train).sum())):
+            audit.warn(
+                f"{int(strange.sum())} of {int((~train).sum())} questions outside the train split share no word with "
+                "those in it, as of languages without blanks: their features say nothing; name columns of your own "
+                "with --features"
+            )
         width = int(min(TEXT_WIDTH, vectors.shape[1] - 1, int(train.sum()) - 1))
         if width >= 1:
             reduction = TruncatedSVD(n_components=width, random_state=seed)

@@ -12,6 +12,9 @@ from paceline.outcomes.importers.options import TableOptions
 from paceline.outcomes.importers.table_files import coded_column, number_column, read_columns
 from paceline.outcomes.rows import listed
 
+LONGEST_RANGE = 100_000
+"""Columns that a range of names may stand for."""
+
 
 def expand_ranges(names: tuple[str, ...]) -> list[str]:
     """Column names, with ranges written out.
@@ -33,6 +36,11 @@ def expand_ranges(names: tuple[str, ...]) -> list[str]:
             or int(low[len(stem) :]) > int(high[len(stem) :])
         ):
             raise OutcomesError(f"--features: got {name!r}, expected names and ranges such as f0..f45")
+        if int(high[len(stem) :]) - int(low[len(stem) :]) >= LONGEST_RANGE:
+            raise OutcomesError(
+                f"--features: {name!r} names more than {LONGEST_RANGE:,} columns, expected a range of those that "
+                "there are"
+            )
         found += [f"{stem}{i}" for i in range(int(low[len(stem) :]), int(high[len(stem) :]) + 1)]
     if len(set(found)) != len(found):
         raise OutcomesError(f"--features: {some(found)} repeat; name each once")

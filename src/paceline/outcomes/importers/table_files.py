@@ -112,7 +112,11 @@ def coded_column(
     table: pa.Table, name: str, path: Path, option: str, *, null: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Text as (codes int64 (rows,), texts object (distinct,)), each used. A null becomes `null`, or is refused."""
-    codes, values = _encoded(_found(table, name, path, option))
+    found = _found(table, name, path, option)
+    try:
+        codes, values = _encoded(found)
+    except pa.ArrowNotImplementedError as error:
+        raise OutcomesError(f"{path}: {name} ({option}) is {found.type}, expected text or numbers") from error
     nulls = codes < 0
     if nulls.any() and null is None:
         raise OutcomesError(

@@ -1,5 +1,6 @@
 """A table with one row per sample and configuration, its columns named by the user."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,8 @@ def _priced(text: str, knobs: Mapping[str, Coded]) -> np.ndarray:
         value = parse_option(price)
         if isinstance(value, str):
             raise OutcomesError(f"--cost: {item!r} has no number, expected OPTION=VALUE")
+        if not 0 <= float(value) < math.inf or option.strip() in prices:
+            raise OutcomesError(f"--cost: got {item!r}, expected one finite price from 0 on for each option")
         prices[option.strip()] = float(value)
     codes, options = next(iter(knobs.values()))
     found = {str(option) for option in options}
