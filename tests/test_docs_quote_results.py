@@ -82,7 +82,7 @@ def test_what_a_decision_costs():
 def test_what_loading_costs():
     measured = json.loads((RESULTS / "decision_memory.json").read_text())
     quoted = rows_of("decision_cost.md", "backend | load, ms")
-    assert set(quoted) == set(measured["load"]) == {"default", "native", "numpy", "onnx", "torch"}
+    assert set(quoted) == set(measured["load"]) == {"default", "first", "native", "numpy", "onnx", "torch"}
     for name, cells in quoted.items():
         found = measured["load"][name]
         peak = found["memory_mib"]["first_decision"]["peak_mib"]

@@ -59,7 +59,8 @@ def run(
     )
     loaded = Controller.load(controller)
     table = read_for(loaded, outcomes)
-    if loaded.provenance.get("profile") is not None:  # else nobody knows whose features it reads
+    known = loaded.provenance.get("profile") is not None  # else nobody knows whose features it reads
+    if known and table.space == loaded.space:
         check_features_of(table, loaded)
     with Bar() as bar:
         results = evaluate_controller(loaded, table, contest, bar)
