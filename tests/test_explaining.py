@@ -14,6 +14,7 @@ from paceline.evaluation.usage import usage
 from paceline.knobs import Knob, KnobSpace
 from paceline.outcomes.bootstrap import SceneBootstrap
 from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.report.explanation_page import write_explanation
 from paceline.report.explanation_tables import explanation_parts
 from paceline.runtime.recorded import ALL, RecordedRequests, Shown
 from paceline.workflows.deciding import recorded_context
@@ -209,7 +210,7 @@ def of_solvers(table):
     )
 
 
-def test_solvers_and_costs():
+def test_solvers_and_costs(tmp_path):
     solvers = solver_table()
     found = explain_controller(of_solvers(solvers), solvers, QUICK)
     assert "average" not in found
@@ -221,6 +222,8 @@ def test_solvers_and_costs():
     costs = explain_controller(of_solvers(priced), priced, QUICK)
     assert costs["unit"] == "usd"
     assert not any("Mean option" in str(getattr(part, "title", "")) for part in explanation_parts(costs))
+    drawn = write_explanation(costs, tmp_path / "costs.html").read_text()
+    assert 'class="panels"' not in drawn
     assert costs["average"]["use"]
 
 

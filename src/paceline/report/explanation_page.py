@@ -84,7 +84,8 @@ def _use(picture: Picture, mode: str, title: str) -> Html:
     caption = f"{title}: most frequent configuration ({'/'.join(picture['knobs'])}) and its share"
     table = page.table(caption, header, rows)
     note = f"Of {len(use[0]['kinds']) - 1 or 1} kinds of question the most frequent have a line and a row."
-    return page.section(f"use-{mode}", title, key, tag("div", drawings, class_="panels"), table, note=note)
+    pictures = [key, tag("div", drawings, class_="panels")] if drawings else []
+    return page.section(f"use-{mode}", title, pictures, table, note=note)
 
 
 def _importance(picture: Picture, mode: str, title: str) -> Html:
