@@ -96,6 +96,15 @@ def test_a_shipped_controller_is_not_written_into(files):
     assert "'tiny' is part of the package; name a directory for a copy of it with --out" in message(said)
 
 
+def test_outcomes_are_not_written_into(files):
+    outcomes = files / "outcomes"
+    before = sorted(path.name for path in outcomes.iterdir())
+    said = run("export", files / "controller", outcomes, "--out", outcomes)
+    assert said.exit_code == 2
+    assert "holds outcomes (manifest.json)" in message(said)
+    assert sorted(path.name for path in outcomes.iterdir()) == before
+
+
 def test_outcomes_of_another_controller_are_refused(files, tmp_path):
     said = run("export", "tiny", files / "outcomes", "--out", tmp_path)
     assert said.exit_code == 2

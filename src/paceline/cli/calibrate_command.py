@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from paceline.cli.knobs_command import ModelArgument
-from paceline.cli.output import AsJson, check_directories, emit, say
+from paceline.cli.output import AsJson, check_controller_directory, emit, say
 
 ControllerArgument = Annotated[
     str, typer.Argument(metavar="CONTROLLER", help="Controller directory, or a shipped controller (tiny).")
@@ -29,7 +29,7 @@ def run(
 
     loaded = Controller.load(controller)
     loaded.quantity.check_live()
-    check_directories(out)
+    check_controller_directory(out)
     one_thread()
     adaptive = AdaptiveModel(load_model(model), loaded, on_message=say)
     made = adaptive.calibrate(force=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from paceline.cli.calibrate_command import ControllerArgument
-from paceline.cli.output import AsJson, check_directories, emit
+from paceline.cli.output import AsJson, check_controller_directory, emit
 from paceline.cli.train_command import OutcomesArgument
 from paceline.errors import ExportError
 
@@ -39,7 +39,7 @@ def run(
         raise ExportError(
             f"export: {controller!r} is part of the package; name a directory for a copy of it with --out"
         )
-    check_directories(out)
+    check_controller_directory(out)
     one_thread()
     loaded = Controller.load(controller, backend="numpy")
     table = read_for(loaded, outcomes)

@@ -56,10 +56,10 @@ def check_directories(*paths: Path | None) -> None:
             _check_place(path)
 
 
-def check_controller_directory(path: Path) -> None:
+def check_controller_directory(path: Path | None) -> None:
     """`check_directories`, and ControllerError for a directory of outcomes, which a controller would be mixed with."""
     check_directories(path)
-    if (path / "manifest.json").exists():
+    if path is not None and (path / "manifest.json").exists():
         raise ControllerError(
             f"--out: {path} holds outcomes (manifest.json), expected another directory for the controller"
         )
