@@ -3,13 +3,18 @@
 import dataclasses
 import json
 import time
+from concurrent.futures import Future
 from multiprocessing import active_children
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+import paceline.evaluation.jobs as jobs
 from fakes import fake_table
 from paceline.errors import OutcomesError, PacelineError, TrainError
+from paceline.evaluation.choices import Choices
 from paceline.evaluation.compare import CompareOptions, compare
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.cross_validation import cross_validate_learners, fold_labels, parse_folds
@@ -17,6 +22,7 @@ from paceline.evaluation.routing import SHARES, gap_recovered, mean_gap_recovere
 from paceline.learning.learners.registry import DESCRIPTIONS, LEARNERS, fit_learners, parse_learners
 from paceline.learning.learners.simple import _cluster_means, _neighbour_means, _pair_wins
 from paceline.learning.options import TrainOptions
+from paceline.learning.progress import SilentProgress
 from quick_options import HASTY_REFERENCE, QUICK_REFERENCE
 from solvers import priced_table, solver_table
 from test_student import task_of
@@ -146,6 +152,44 @@ def test_processes_change_nothing() -> None:
 
 
 @pytest.mark.slow
+class Last:
+    """A pool that does its jobs at once; `as_completed` below hands them out from the last to the first."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def submit(self, function, job):
+        future = Future()
+        future.set_result(function(job))
+        return future
+
+
+def test_who_is_done_first_does_not_matter(monkeypatch):
+    def run_job(job):
+        times = dict.fromkeys(job.names, 1.0)
+        return jobs.JobResult(choices=Choices(hard={}), seconds=times, decision_us={}, policies={})
+
+    monkeypatch.setattr(jobs, "run_job", run_job)
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", Last)
+    monkeypatch.setattr(jobs, "as_completed", lambda waiting: reversed(list(waiting)))
+    monkeypatch.setattr(jobs, "replace", lambda job, **_: job)
+    names = ("lightgbm", "knn", "supervised", "kmeans")
+    task: Any = SimpleNamespace(progress=None)
+    nothing: Any = None
+    asked = ([task, task], [nothing, nothing], names, nothing)
+    alone, together = (
+        [list(result.seconds) for result in jobs.run_jobs(*asked, processes, SilentProgress())]
+        for processes in (1, 2)
+    )
+    assert together == alone
+
+
 def test_an_error_in_a_process_is_told_and_leaves_none_running() -> None:
     options = CompareOptions(
         learners=("knn", "grpo_scratch"),

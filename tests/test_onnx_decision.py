@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,6 +15,8 @@ from paceline.export.precisions import FILES, PRECISIONS, Source, export_models
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.torch_policy import TorchPolicy
 from paceline.runtime.controller import Controller
+from paceline.runtime.exports import decided_digest
+from paceline.runtime.onnx_backend import OnnxWeigher, open_session
 from policy_forms import FORMS, TOKENS, form_context, form_controller, form_features
 
 REQUESTS = (
@@ -86,6 +89,19 @@ def test_the_file_decides_what_the_controller_decides(form):
             np.testing.assert_array_equal(found["feasible"][0], seen.feasible)
             expected = decision.action if decision.reason == "policy" else -1
             assert found["action"][0] == expected, (index, request)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_backend_takes_the_file_of_every_form(form):
+    controller = form_controller(form)
+    source = replace(source_of(controller), metadata={"decided_digest": decided_digest(controller)})
+    model = export_models(source, exported_inputs(controller, form, 0, {}))["fp32"]
+    weigher = OnnxWeigher(controller, open_session(model, "policy.onnx"), "policy.onnx")
+    made = replace(controller, make_weigher=lambda _: weigher)
+    assert made.backend == "onnx"
+    for request in ({"budget_ms": 45.0}, {}):
+        expected = controller.decide(form_context(form), **request)
+        assert made.decide(form_context(form), **request).action == expected.action
 
 
 @pytest.mark.parametrize("form", FORMS)
