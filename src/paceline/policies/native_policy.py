@@ -15,7 +15,7 @@ from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.one_request import OneRequest
 from paceline.policies.spec import LINEAR_HEADS, PolicySpec
 
-FEW = 10
+FEW = 8
 """Up to so many requests of a batch take less time one by one than as products of matrices."""
 
 logger = logging.getLogger(__name__)

@@ -83,7 +83,8 @@ def _use(picture: Picture, mode: str, title: str) -> Html:
         rows.append(page.row(kind, [f"{facts[0]['count']:,}", *cells]))
     caption = f"{title}: most frequent configuration ({'/'.join(picture['knobs'])}) and its share"
     table = page.table(caption, header, rows)
-    note = f"Of {len(use[0]['kinds']) - 1 or 1} kinds of question the most frequent have {'a line and a row' if drawings else 'a row'}."
+    shown = "a line and a row" if drawings else "a row"
+    note = f"Of {len(use[0]['kinds']) - 1 or 1} kinds of question the most frequent have {shown}."
     pictures = [key, tag("div", drawings, class_="panels")] if drawings else []
     return page.section(f"use-{mode}", title, pictures, table, note=note)
 
