@@ -85,6 +85,7 @@ def router_table(data: Path, task: str, work: Path) -> OutcomeTable:
         features_table=str(work / f"{task}.samples.parquet"),
         question="prompt",
         kind="task",
+        group="prompt",
     )
     return imported(work / f"{task}.outcomes.parquet", work / task, ImportOptions(table=columns))
 

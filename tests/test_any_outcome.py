@@ -18,12 +18,15 @@ from paceline.evaluation.compare import CompareOptions, compare
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.cross_validation import cross_validate_learners
 from paceline.evaluation.evaluate import evaluate_controller
+from paceline.evaluation.times import fit_latency
 from paceline.latency.quantity import Quantity
 from paceline.learning.options import TrainOptions
 from paceline.outcomes.bootstrap import SceneBootstrap
 from paceline.outcomes.store import read_table
+from paceline.policies.decision import choose, priced_logits
 from paceline.runtime.adaptive import AdaptiveModel
 from paceline.runtime.average import AverageBudget
+from paceline.runtime.building import fit_prices
 from paceline.runtime.controller import Controller
 from paceline.workflows.deciding import recorded_context
 from paceline.workflows.training import train_controller
@@ -254,6 +257,30 @@ def test_the_commands_take_both(solver, routing_controller, solvers, router, tmp
     assert "APGR" not in run("evaluate", tmp_path / "solver", solvers, "--replicates", 100).stdout
 
 
+def test_prices_hold_the_costs_that_came(router, routing_controller):
+    """What needs the large model costs three times as much as other samples; prices are found by that."""
+    table = read_table(router)
+    factor = np.where(table.features[:, :1] > 0, 1.5, 0.5).astype(np.float32)
+    varying = replace(table, latency_ms=table.latency_ms * factor)
+    policy, latency = routing_controller.policy, fit_latency(varying)
+    fixed, found = (fit_prices(policy, seen, fit_latency(seen)) for seen in (table, varying))
+    validation = varying.split_rows("validation")
+    scores = policy.scores(validation.image_features, validation.question_features, None)
+    mean_ms = latency.mean(
+        table.actions, validation.tiles, validation.vision_tokens, validation.prompt_tokens
+    )
+    budget = float(found.budgets_ms[np.searchsorted(found.budgets_ms, 0.0008)])
+
+    def spent(price):
+        full, temperature = policy.spec.full_latency_ms, policy.spec.temperature
+        logits = priced_logits(scores, mean_ms, price, full_latency_ms=full, temperature=temperature)
+        chosen = choose(logits, mean_ms, np.isfinite(mean_ms))
+        return validation.latency_ms[np.arange(len(chosen)), chosen].mean()
+
+    assert spent(fixed.price(budget)) > 1.1 * budget  # as if every call of a model cost the same
+    assert spent(found.price(budget)) <= 1.001 * budget
+
+
 def test_routing_numbers_of_known_routers(router):
     """APGR of always mixing by chance is 1/2; a router that sends the right half up recovers all with half."""
     table = read_table(router)
@@ -272,13 +299,24 @@ def test_routing_numbers_of_known_routers(router):
 def test_routing_numbers_by_hand():
     accuracy = np.array([[0.0, 1.0], [1.0, 1.0]])
     test = SimpleNamespace(accuracy=accuracy, cheapest=0)
-    half = [np.array([[0.0, 1.0], [1.0, 0.0]])] * len(
-        routing.SHARES
-    )  # the dear model where the cheap one fails
+    half = [np.array([[0.0, 1.0], [1.0, 0.0]])] * len(routing.SHARES)  # dear where the cheap one fails
     bootstrap = SceneBootstrap(np.array(["a", "b"]), replicates=100)
     value = routing.routing_section(test, {"all": half}, bootstrap)["all"]  # pyright: ignore[reportArgumentType]
-    assert value["APGR"] == pytest.approx(0.975)  # 1 at every share but 0: a triangle of 0.05 / 2 is missing
-    assert value["CPT50"] == pytest.approx(0.025)
+    assert value["APGR"] == pytest.approx(0.75)  # up to 1 at half the calls, whatever share was asked for
+    assert value["CPT50"] == pytest.approx(0.25)
+    assert value["CPT80"] == pytest.approx(0.4)
+    assert value["dear_share"] == [0.5] * len(routing.SHARES)
+    chance = np.array([1.0, 0.0])[None] + np.array(routing.SHARES)[::-1, None, None] * np.array(
+        [[-1.0, 1.0]] * 2
+    )
+    at_random = routing.routing_section(test, {"all": list(chance)}, bootstrap)["all"]  # pyright: ignore[reportArgumentType]
+    assert at_random["APGR"] == pytest.approx(0.5)  # in whatever order the budgets came
+    assert at_random["CPT80"] == pytest.approx(0.8)
     worse = SimpleNamespace(accuracy=accuracy[:, ::-1], cheapest=0)
     nothing = routing.routing_section(worse, {"all": half}, bootstrap)["all"]  # pyright: ignore[reportArgumentType]
-    assert nothing == {"APGR": None, "APGR_ci": None, "CPT50": None, "CPT80": None}
+    assert {name: nothing[name] for name in ("APGR", "APGR_ci", "CPT50", "CPT80")} == {
+        "APGR": None,
+        "APGR_ci": None,
+        "CPT50": None,
+        "CPT80": None,
+    }

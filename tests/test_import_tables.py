@@ -272,6 +272,33 @@ def test_questions_without_a_known_word_are_counted(tmp_path):
     assert any("share no word with those in it" in line for line in value["audit"]["warnings"])
 
 
+def test_a_group_is_never_in_two_splits(tmp_path):
+    values = columns(60)
+    values["text"] = [f"question {place // 2 % 20} of some" for place in range(len(values["text"]))]
+    path = write(tmp_path / "t.csv", values)
+    apart = imported(path, *TIMED, "--question", "text")[0]["audit"]["notes"]
+    assert any("are in more than one split" in line for line in apart)
+    (tmp_path / "again").mkdir()
+    path = write(tmp_path / "again" / "t.csv", values)
+    value, table = imported(path, *TIMED, "--question", "text", "--group", "text")
+    assert not any("are in more than one split" in line for line in value["audit"]["notes"])
+    assert len(np.unique(table.image_hash)) == 20
+    for question in np.unique(table.question.astype(str)):
+        rows = table.question == question
+        assert len(set(table.split[rows].tolist())) == 1
+        assert len(set(table.image_hash[rows].tolist())) == 1
+    words = ["import", path, *TIMED, "--group", "text", "--image", "picture", "--out", tmp_path / "o"]
+    assert "--image and --group" in message(run(*words))
+
+
+def test_samples_without_a_group_are_alone(tmp_path):
+    values = columns(40)
+    values["text"] = ["same" if place < 8 else " " for place in range(len(values["text"]))]
+    _, table = imported(write(tmp_path / "t.csv", values), *TIMED, "--features", "f0", "--group", "text")
+    assert len(np.unique(table.image_hash)) == 37
+    assert len(np.unique(table.image_hash[:4])) == 1
+
+
 def test_runtimes_known_only_afterwards(tmp_path):
     values = columns()
     values["runtime"][0] = 0.0

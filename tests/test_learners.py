@@ -18,10 +18,13 @@ from paceline.evaluation.choices import Choices
 from paceline.evaluation.compare import CompareOptions, compare
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.cross_validation import cross_validate_learners, fold_labels, parse_folds
-from paceline.evaluation.routing import SHARES, gap_recovered, mean_gap_recovered, share_needed
+from paceline.evaluation.metrics import sample_latency
+from paceline.evaluation.routing import SHARES, gap_recovered, mean_gap_recovered, router_curve, share_needed
+from paceline.evaluation.times import fit_latency
 from paceline.learning.learners.registry import DESCRIPTIONS, LEARNERS, fit_learners, parse_learners
 from paceline.learning.learners.simple import _cluster_means, _neighbour_means, _pair_wins
 from paceline.learning.options import TrainOptions
+from paceline.learning.problem import problem_of
 from paceline.learning.progress import SilentProgress
 from quick_options import HASTY_REFERENCE, QUICK_REFERENCE
 from solvers import priced_table, solver_table
@@ -118,6 +121,26 @@ def test_costs_on_the_mean_are_kept() -> None:
         for share in value["realised_share"][name]:
             assert 0.8 < share < 1.1, name
     assert value["accuracy"]["paceline"][1] > value["accuracy"]["best_static"][1] + 0.1
+
+
+def test_costs_that_differ_count_as_they_came() -> None:
+    """Hard samples, which are sent to the dear model, cost three times as much as others there."""
+    table = priced_table(4_000)
+    hard = table.features[:, 0] >= 0
+    costs = table.latency_ms * np.where(hard, 1.5, 0.5)[:, None].astype(np.float32)
+    options = CompareOptions(
+        learners=("grpo", "knn"),
+        train=QUICK,
+        contest=ContestOptions(replicates=200, average_budgets_ms=(0.004,)),
+    )
+    varying = dataclasses.replace(table, latency_ms=costs)
+    value = compare(varying, options)["average"]
+    for name in ("paceline", "knn"):
+        assert 0.85 < value["realised_share"][name][0] < 1.1, name
+    test = problem_of(varying.select(varying.split == "test"), fit_latency(varying))
+    shares = np.where(test.features[:, :1] >= 0, [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]])
+    dear, cheap = (test.features[:, 0] >= 0).mean() * 0.015, (test.features[:, 0] < 0).mean() * 0.0005
+    assert sample_latency(test, shares).mean() == pytest.approx(dear + cheap, rel=1e-4)
 
 
 def test_seeds_give_a_spread_and_curves() -> None:
@@ -257,8 +280,13 @@ def test_folds_are_by_scene_and_what_cannot_be_is_said() -> None:
 def test_router_metrics_by_hand() -> None:
     cheap, dear = np.array(0.6), np.array(0.8)
     at_random = 0.6 + 0.2 * np.array(SHARES)
-    assert mean_gap_recovered(gap_recovered(at_random, cheap, dear)) == pytest.approx(0.5)
-    best = gap_recovered(np.full(19, 0.8), cheap, dear)
-    assert mean_gap_recovered(best) == pytest.approx(0.975)  # all is gained by the first 5 % of calls
-    assert share_needed(best, 0.5) == pytest.approx(0.025)
-    assert share_needed(gap_recovered(at_random, cheap, dear), 0.8) == pytest.approx(0.8)
+    share = np.array(SHARES)
+    chance = router_curve(share, gap_recovered(at_random, cheap, dear))
+    assert mean_gap_recovered(*chance) == pytest.approx(0.5)
+    best = router_curve(share, gap_recovered(np.full(19, 0.8), cheap, dear))
+    assert mean_gap_recovered(*best) == pytest.approx(0.975)  # all is gained by the first 5 % of calls
+    assert share_needed(*best, 0.5) == pytest.approx(0.025)
+    assert share_needed(*chance, 0.8) == pytest.approx(0.8)
+    late = router_curve(share / 2 + 0.5, gap_recovered(at_random, cheap, dear))  # more than was asked for
+    parts = 0.525 * 0.05 / 2, 0.45 * 0.5, 0.025 * 0.975  # up to the first, among all, after the last
+    assert mean_gap_recovered(*late) == pytest.approx(sum(parts))

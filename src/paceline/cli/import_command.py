@@ -66,6 +66,10 @@ def run(
     dataset: Annotated[str | None, typer.Option(help="Table: column of the dataset.")] = None,
     question: Annotated[str | None, typer.Option(help="Table: column of the question's text.")] = None,
     image: Annotated[str | None, typer.Option(help="Table: column that names the image.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Table: column whose equal values are never in two splits, as repeated prompts."),
+    ] = None,
     propensity: Annotated[
         str | None, typer.Option(help="Table of logged decisions: probability of the choice made.")
     ] = None,
@@ -109,6 +113,7 @@ def run(
             dataset=dataset,
             question=question,
             image=image,
+            group=group,
             propensity=propensity,
         ),
     )

@@ -107,14 +107,14 @@ def best_mix(fit: Problem) -> Hull:
 def average_lookup(fit: Problem, test: Problem, average_budget_ms: float, unit_ms: float) -> np.ndarray:
     """Per kind of question the best configuration at one price of time for all kinds."""
     overall = fit.accuracy.mean(axis=0)
-    latency = fit.configuration_mean_ms
+    latency = fit.spent_ms.mean(axis=0)
     fit_values, fit_ms = np.empty(fit.accuracy.shape), np.empty(fit.accuracy.shape)
     test_values = np.tile(overall, (len(test.kind), 1))
     test_ms = np.tile(latency, (len(test.kind), 1))
     for kind in np.unique(fit.kind):
         rows = fit.kind == kind
         fit_values[rows] = test_values[test.kind == kind] = fit.accuracy[rows].mean(axis=0)
-        fit_ms[rows] = test_ms[test.kind == kind] = fit.mean_ms[rows].mean(axis=0)
+        fit_ms[rows] = test_ms[test.kind == kind] = fit.spent_ms[rows].mean(axis=0)
     mix = fit_price(by_value(fit_values, fit_ms, unit_ms), fit_ms, average_budget_ms)
     return mix.shares(by_value(test_values, test_ms, unit_ms), test_ms)
 
@@ -138,5 +138,5 @@ def average_random(fit: Problem, test: Problem, average_budget_ms: float) -> np.
 
 def average_oracle(test: Problem, average_budget_ms: float, unit_ms: float) -> np.ndarray:
     """The most accurate choice per sample at the price that meets the budget on these very samples."""
-    at_price = by_value(test.accuracy, test.mean_ms, unit_ms)
-    return fit_price(at_price, test.mean_ms, average_budget_ms).shares(at_price, test.mean_ms)
+    at_price = by_value(test.accuracy, test.spent_ms, unit_ms)
+    return fit_price(at_price, test.spent_ms, average_budget_ms).shares(at_price, test.spent_ms)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from paceline.evaluation import baselines
+from paceline.evaluation.metrics import sample_latency
 from paceline.evaluation.pricing import fit_price, one_hot
 from paceline.learning.learners.contender import Contender
 from paceline.learning.problem import Problem
@@ -154,7 +155,10 @@ def priced(contender: Contender, validation: Problem, test: Problem) -> Callable
 
     def choose(budget_ms: float) -> np.ndarray:
         mix = fit_price(
-            lambda price: contender.choose(validation, None, price), validation.mean_ms, budget_ms
+            lambda price: contender.choose(validation, None, price),
+            validation.mean_ms,
+            budget_ms,
+            validation.spent_ms,
         )
         return mix.shares(lambda price: contender.choose(test, None, price), test.mean_ms)
 
@@ -163,17 +167,18 @@ def priced(contender: Contender, validation: Problem, test: Problem) -> Callable
 
 def frontier(contender: Contender, validation: Problem, test: Problem) -> Frontier:
     """Choices on `test` at prices from free time up to where the cheapest budget would be met on `validation`."""
-    cheapest_ms = float(validation.mean_ms.min(axis=1).mean())
+    cheapest = one_hot(validation.mean_ms.argmin(axis=1), *validation.mean_ms.shape)
+    cheapest_ms = float(sample_latency(validation, cheapest).mean())
 
     def at_price(price: float) -> np.ndarray:
         return contender.choose(validation, None, price)
 
-    highest = fit_price(at_price, validation.mean_ms, 1.05 * cheapest_ms).high
+    highest = fit_price(at_price, validation.mean_ms, 1.05 * cheapest_ms, validation.spent_ms).high
     highest = highest if np.isfinite(highest) else 1.0
     prices = [0.0] if highest <= 0 else [0.0, *np.geomspace(1e-3 * highest, highest, FRONTIER_PRICES)]
     rows = np.arange(test.samples)
     columns = [contender.choose(test, None, price) for price in prices]
     return Frontier(
         accuracy=np.stack([test.accuracy[rows, column] for column in columns], axis=1).astype(np.float32),
-        latency_ms=np.stack([test.mean_ms[rows, column] for column in columns], axis=1).astype(np.float32),
+        latency_ms=np.stack([test.spent_ms[rows, column] for column in columns], axis=1).astype(np.float32),
     )

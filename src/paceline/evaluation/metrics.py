@@ -12,14 +12,14 @@ def sample_accuracy(problem: Problem, shares: np.ndarray) -> np.ndarray:
 
 
 def sample_latency(problem: Problem, shares: np.ndarray) -> np.ndarray:
-    """Expected latency per sample in ms, (n,)."""
-    return (shares * problem.mean_ms).sum(axis=1)
+    """Expected latency per sample in ms, or what was spent, (n,)."""
+    return (shares * problem.spent_ms).sum(axis=1)
 
 
 def latency_quantiles(problem: Problem, shares: np.ndarray, levels: tuple[float, ...]) -> list[float]:
-    """Quantiles of the expected latencies of the requests: the smallest time that `level` of them do not exceed."""
+    """Quantiles of what the requests are expected to take: the smallest time that `level` of them do not exceed."""
     chosen = shares > 0
-    latency, weights = problem.mean_ms[chosen], shares[chosen]
+    latency, weights = problem.spent_ms[chosen], shares[chosen]
     order = np.argsort(latency, kind="stable")
     mass = np.cumsum(weights[order])
     positions = np.searchsorted(mass, np.array(levels) * mass[-1] - 1e-9)

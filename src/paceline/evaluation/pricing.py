@@ -61,16 +61,25 @@ def columns_at(at_price: AtPrice, mean_ms: np.ndarray, price: float) -> np.ndarr
     return mean_ms.argmin(axis=1) if math.isinf(price) else at_price(price)
 
 
-def fit_price(at_price: AtPrice, mean_ms: np.ndarray, average_budget_ms: float) -> PriceMix:
-    """The price, or mix of two, at which the mean of the chosen mean latencies meets the average budget.
+def fit_price(
+    at_price: AtPrice, mean_ms: np.ndarray, average_budget_ms: float, spent_ms: np.ndarray | None = None
+) -> PriceMix:
+    """The price, or mix of two, at which the mean of what is chosen meets the average budget.
+
+    Args:
+        at_price: what is chosen at a price.
+        mean_ms: what is expected when choosing, (n, m).
+        average_budget_ms: to meet.
+        spent_ms: what counts against the budget, (n, m); None: what is expected.
 
     Price 0 if time is free at this budget. Choosers that stay over the budget at any price are mixed with the
     cheapest configuration, so that nobody spends more than others; if that one is over too, it is all that is taken.
     """
+    counted = mean_ms if spent_ms is None else spent_ms
 
     def latency(price: float) -> float:
         columns = columns_at(at_price, mean_ms, price)
-        return float(mean_ms[np.arange(len(mean_ms)), columns].mean())
+        return float(counted[np.arange(len(counted)), columns].mean())
 
     if latency(0.0) <= average_budget_ms:
         return PriceMix(low=0.0, high=0.0, low_share=0.0)

@@ -177,7 +177,7 @@ def equal_latency_gain(
 
     The mixes are those of `hull` (chosen on train and validation); their latency and accuracy are those on `test`.
     """
-    corner_ms, corner_accuracy = test.mean_ms[:, hull.columns], test.accuracy[:, hull.columns]
+    corner_ms, corner_accuracy = test.spent_ms[:, hull.columns], test.accuracy[:, hull.columns]
     reached_ms = np.stack([metrics.sample_latency(test, part) for part in parts], axis=1)
     accuracy = np.stack([metrics.sample_accuracy(test, part) for part in parts], axis=1)
     parts_of_columns = (corner_ms, corner_accuracy, reached_ms, accuracy)
@@ -202,7 +202,7 @@ def full_accuracy_share(
 
     None when no price reaches it; the interval counts only draws in which one does, if at least half do.
     """
-    at_full = np.column_stack([test.accuracy[:, test.full], test.mean_ms[:, test.full]])
+    at_full = np.column_stack([test.accuracy[:, test.full], test.spent_ms[:, test.full]])
     columns = np.column_stack([reached.accuracy, reached.latency_ms, at_full]).astype(np.float64)
     point, drawn = columns.mean(axis=0)[None], bootstrap.means(columns)
     count = reached.accuracy.shape[1]
@@ -217,7 +217,7 @@ def full_accuracy_share(
 
 def static_dots(test: Problem) -> list[dict[str, Any]]:
     """Accuracy and mean latency of every configuration on the test split, from the cheapest."""
-    latency, accuracy = test.configuration_mean_ms, test.accuracy.mean(axis=0)
+    latency, accuracy = test.spent_ms.mean(axis=0), test.accuracy.mean(axis=0)
     return [
         {
             "action": int(test.actions[column]),

@@ -14,7 +14,7 @@ from paceline.learning.problem import Problem
 from paceline.outcomes.bootstrap import SceneBootstrap, interval, ratio
 
 SHARES = tuple(round(float(share), 2) for share in np.linspace(0.05, 0.95, 19))
-"""Shares of dear calls at which routers are asked."""
+"""Shares of dear calls that routers are asked for."""
 
 
 def share_budgets(cheap_ms: float, dear_ms: float) -> tuple[float, ...]:
@@ -31,35 +31,47 @@ def budgets_of(problem: Problem) -> tuple[float, ...]:
 
 
 def gap_recovered(accuracy: np.ndarray, cheap: np.ndarray, dear: np.ndarray) -> np.ndarray:
-    """PGR at 0, `SHARES` and 1: accuracies (..., shares) at `SHARES`, and those of the models (...) alone.
+    """PGR of accuracies (..., budgets), from those of the models (...) alone; NaN where the dear one is no better.
 
-    NaN inside where the dear model is no better than the cheap one.
-
-    >>> gap_recovered(np.full(19, 0.7), np.array(0.6), np.array(0.8))[[0, 1, -1]].round(2).tolist()
+    >>> gap_recovered(np.array([0.6, 0.7, 0.8]), np.array(0.6), np.array(0.8)).round(2).tolist()
     [0.0, 0.5, 1.0]
     """
-    inside = ratio(accuracy - cheap[..., None], (dear - cheap)[..., None])
-    ends = np.zeros((*inside.shape[:-1], 1))
-    return np.concatenate([ends, inside, ends + 1.0], axis=-1)
+    return ratio(accuracy - cheap[..., None], (dear - cheap)[..., None])
 
 
-def mean_gap_recovered(recovered: np.ndarray) -> np.ndarray:
-    """APGR: area under PGR (..., shares with both ends) over the share of dear calls, by the trapezoid rule."""
-    return np.trapezoid(recovered, [0.0, *SHARES, 1.0], axis=-1)
+def router_curve(share: np.ndarray, recovered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of dear calls in ascending order and the PGR at each, (..., budgets + 2), both models alone included.
 
-
-def share_needed(recovered: np.ndarray, wanted: float) -> float:
-    """CPT: the smallest share of dear calls at which PGR (shares with both ends,) reaches `wanted`, interpolated.
-
-    >>> share_needed(np.linspace(0, 1, 21), 0.5)
-    0.5
+    Args:
+        share: of dear calls that were really made under each budget, (..., budgets).
+        recovered: PGR there, of the same shape.
     """
-    shares = np.array([0.0, *SHARES, 1.0])
+    order = np.argsort(share, axis=-1, kind="stable")
+    nothing = np.zeros((*share.shape[:-1], 1))
+
+    def whole(inside: np.ndarray) -> np.ndarray:
+        ordered = np.take_along_axis(inside, order, axis=-1)
+        return np.concatenate([nothing, ordered, nothing + 1.0], axis=-1)
+
+    return whole(share), whole(recovered)
+
+
+def mean_gap_recovered(share: np.ndarray, recovered: np.ndarray) -> np.ndarray:
+    """APGR: area under a `router_curve` over the share of dear calls, by the trapezoid rule."""
+    return np.trapezoid(recovered, share, axis=-1)
+
+
+def share_needed(share: np.ndarray, recovered: np.ndarray, wanted: float) -> float:
+    """CPT: the smallest share of dear calls at which a `router_curve` reaches `wanted`, interpolated.
+
+    >>> share_needed(np.array([0.0, 0.4, 1.0]), np.array([0.0, 0.8, 1.0]), 0.5)
+    0.25
+    """
     first = int(np.argmax(recovered >= wanted))
     if first == 0:
         return 0.0
-    low, high = recovered[first - 1], recovered[first]
-    return float(shares[first - 1] + (wanted - low) / (high - low) * (shares[first] - shares[first - 1]))
+    part = (wanted - recovered[first - 1]) / (recovered[first] - recovered[first - 1])
+    return float(share[first - 1] + part * (share[first] - share[first - 1]))
 
 
 def routing_section(
@@ -67,25 +79,32 @@ def routing_section(
 ) -> dict[str, dict[str, Any]]:
     """APGR with its interval, CPT50 and CPT80 of every contender; None where the dear model is no better.
 
+    Budgets are met on validation samples, so the share of dear calls on these is another one: it is counted, and it is
+    what a gap was recovered with (`dear_share`, one per budget).
+
     shares: contender -> shares (n, 2) under each of `share_budgets`. Models are judged on the same test samples.
     """
     cheap, dear = test.cheapest, 1 - test.cheapest
     alone = test.accuracy[:, [cheap, dear]]
     value = {}
     for name, parts in shares.items():
-        columns = np.column_stack([*(sample_accuracy(test, part) for part in parts), alone])
-        recovered = _recovered(columns.mean(axis=0))
+        reached = [sample_accuracy(test, part) for part in parts]
+        columns = np.column_stack([*reached, *(part[:, dear] for part in parts), alone])
+        means = columns.mean(axis=0)
+        share, recovered = _curve(means)
         known = bool(np.isfinite(recovered).all())
-        ends = interval(mean_gap_recovered(_recovered(bootstrap.means(columns))))
+        ends = interval(mean_gap_recovered(*_curve(bootstrap.means(columns))))
         value[name] = {
-            "APGR": float(mean_gap_recovered(recovered)) if known else None,
+            "APGR": float(mean_gap_recovered(share, recovered)) if known else None,
             "APGR_ci": ends.tolist() if known and np.isfinite(ends).all() else None,
-            "CPT50": share_needed(recovered, 0.5) if known else None,
-            "CPT80": share_needed(recovered, 0.8) if known else None,
+            "CPT50": share_needed(share, recovered, 0.5) if known else None,
+            "CPT80": share_needed(share, recovered, 0.8) if known else None,
+            "dear_share": means[len(parts) : -2].tolist(),
         }
     return value
 
 
-def _recovered(means: np.ndarray) -> np.ndarray:
-    """PGR from mean accuracies (..., shares + 2): at `SHARES`, then of the cheap and the dear model."""
-    return gap_recovered(means[..., :-2], means[..., -2], means[..., -1])
+def _curve(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve from means (..., 2 budgets + 2): accuracies, shares of dear calls, the cheap and the dear model."""
+    accuracy, share = np.split(means[..., :-2], 2, axis=-1)
+    return router_curve(share, gap_recovered(accuracy, means[..., -2], means[..., -1]))

@@ -19,19 +19,21 @@ def mean_chosen_latency(
     full_latency_ms: float,
     temperature: float,
     feasible: np.ndarray | None = None,
+    spent_ms: np.ndarray | None = None,
 ) -> float:
-    """Mean over samples of the chosen configurations' mean latency at a price, in ms.
+    """Mean over samples of what the configurations chosen at a price take, in ms.
 
-    scores, mean_latency_ms, feasible: (samples, actions); samples where nothing is feasible take their cheapest.
+    scores, mean_latency_ms, feasible, spent_ms: (samples, actions); samples where nothing is feasible take their
+    cheapest. `spent_ms` counts where it is given: costs that are expected at their mean.
     """
     allowed = np.isfinite(mean_latency_ms) if feasible is None else feasible & np.isfinite(mean_latency_ms)
     logits = priced_logits(
         scores, mean_latency_ms, price, full_latency_ms=full_latency_ms, temperature=temperature
     )
     chosen = choose(logits, mean_latency_ms, allowed)
-    cheapest = np.nanmin(mean_latency_ms, axis=1)
-    taken = mean_latency_ms[np.arange(len(chosen)), np.maximum(chosen, 0)]
-    return float(np.where(chosen >= 0, taken, cheapest).mean())
+    taken = np.where(chosen >= 0, chosen, np.nanargmin(mean_latency_ms, axis=1))
+    counted = mean_latency_ms if spent_ms is None else spent_ms
+    return float(counted[np.arange(len(taken)), taken].mean())
 
 
 def fit_price(
@@ -42,8 +44,9 @@ def fit_price(
     full_latency_ms: float,
     temperature: float,
     feasible: np.ndarray | None = None,
+    spent_ms: np.ndarray | None = None,
 ) -> float:
-    """The lowest price of time at which the mean of the chosen mean latencies is within the average budget.
+    """The lowest price of time at which the mean of what is chosen is within the average budget.
 
     The mean falls as the price rises, so bisection finds it. 0 when the budget does not bind. Arrays are
     (samples, actions), of validation samples. Raises TrainError for a budget below the cheapest possible mean.
@@ -63,6 +66,7 @@ def fit_price(
             full_latency_ms=full_latency_ms,
             temperature=temperature,
             feasible=feasible,
+            spent_ms=spent_ms,
         )
 
     if latency_at(0.0) <= average_budget_ms:

@@ -13,7 +13,7 @@ PRICES = 48
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PriceCurve:
-    """Mean latency of the choices at each price of a grid."""
+    """Mean latency, or cost, of the choices at each price of a grid."""
 
     prices: np.ndarray  # float64 (k,) ascending, the first is 0
     mean_ms: np.ndarray  # float64 (k,)
@@ -22,21 +22,21 @@ class PriceCurve:
     def measure(
         cls,
         choose_at: Callable[[float], np.ndarray],
-        mean_latency_ms: np.ndarray,
+        spent_ms: np.ndarray,
         price_low: float,
         price_high: float,
     ) -> "PriceCurve":
-        """Ask `choose_at`, price -> columns (samples,), at every price; `mean_latency_ms` (samples, actions).
+        """Ask `choose_at`, price -> columns (samples,), at every price; `spent_ms` (samples, actions).
 
         Raises TrainError without samples.
         """
-        if not len(mean_latency_ms):
+        if not len(spent_ms):
             raise TrainError(
                 "average budget: got no samples to fit the price of time on; profile validation samples"
             )
         prices = np.array([0.0, *np.geomspace(price_low, price_high, PRICES)])
-        rows = np.arange(len(mean_latency_ms))
-        reached = [mean_latency_ms[rows, choose_at(float(price))].mean() for price in prices]
+        rows = np.arange(len(spent_ms))
+        reached = [spent_ms[rows, choose_at(float(price))].mean() for price in prices]
         return cls(prices=prices, mean_ms=np.array(reached, dtype=np.float64))
 
     def price(self, average_budget_ms: float) -> float:

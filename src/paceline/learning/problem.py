@@ -13,6 +13,7 @@ from paceline.errors import OutcomesError
 from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.latency.quantity import COST, Quantity
+from paceline.latency.spending import spent_costs
 from paceline.outcomes.table import OutcomeTable
 
 PENALTY = 10.0
@@ -74,6 +75,15 @@ class Problem:
     def configuration_mean_ms(self) -> np.ndarray:
         """Mean expected latency per configuration, (m,)."""
         return self.mean_ms.mean(axis=0)
+
+    @cached_property
+    def spent_ms(self) -> np.ndarray:
+        """What counts against a mean budget, (n, m): costs as they were, where known; expected latencies.
+
+        A cost may differ from sample to sample and is expected at its configuration's mean. A latency that was timed
+        once is noisier than what is expected of it.
+        """
+        return spent_costs(self.measured_ms, self.mean_ms) if self.priced else self.mean_ms
 
     @property
     def cheapest(self) -> int:

@@ -7,7 +7,8 @@ import numpy as np
 
 from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
-from paceline.latency.quantity import Quantity
+from paceline.latency.quantity import COST, Quantity
+from paceline.latency.spending import spent_costs
 from paceline.learning.price import fit_price, mean_chosen_latency
 from paceline.learning.price_curve import PriceCurve
 from paceline.outcomes.chunks import row_chunks
@@ -89,19 +90,20 @@ def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimat
     mean_ms = latency.mean(
         table.actions, validation.tiles, validation.vision_tokens, validation.prompt_tokens
     )
+    priced = Quantity.of(latency.facts).kind == COST
+    spent_ms = spent_costs(validation.latency_ms, mean_ms) if priced else mean_ms
     if policy.spec.output == "logits":
-        return _read_prices(policy, validation, mean_ms, latency.scale)
+        return _read_prices(policy, validation, mean_ms, spent_ms, latency.scale)
     full_ms, temperature = policy.spec.full_latency_ms * latency.scale, policy.spec.temperature
     scores = policy.scores(validation.image_features, validation.question_features, None)
-    lowest = LOWEST_MARGIN * float(np.nanmin(mean_ms, axis=1).mean())
-    unpriced = mean_chosen_latency(scores, mean_ms, 0.0, full_latency_ms=full_ms, temperature=temperature)
+    charged = {"full_latency_ms": full_ms, "temperature": temperature, "spent_ms": spent_ms}
+    cheapest = np.nanargmin(mean_ms, axis=1)
+    lowest = LOWEST_MARGIN * float(spent_ms[np.arange(len(cheapest)), cheapest].mean())
+    unpriced = mean_chosen_latency(scores, mean_ms, 0.0, **charged)
     if unpriced <= lowest:
         return PriceTable(np.array([lowest / latency.scale]), np.array([0.0]))
     budgets = np.geomspace(lowest, unpriced, PRICED_BUDGETS)
-    prices = [
-        fit_price(scores, mean_ms, float(budget), full_latency_ms=full_ms, temperature=temperature)
-        for budget in budgets[:-1]
-    ]
+    prices = [fit_price(scores, mean_ms, float(budget), **charged) for budget in budgets[:-1]]
     return PriceTable(budgets / latency.scale, np.minimum.accumulate(np.array([*prices, 0.0])))
 
 
@@ -129,9 +131,9 @@ def _widened(table: OutcomeTable, actions: np.ndarray) -> OutcomeTable:
 
 
 def _read_prices(
-    policy: NumpyPolicy, validation: OutcomeTable, mean_ms: np.ndarray, scale: float
+    policy: NumpyPolicy, validation: OutcomeTable, mean_ms: np.ndarray, spent_ms: np.ndarray, scale: float
 ) -> PriceTable:
-    """Prices of a policy that reads them; `mean_ms` (samples, actions) on this machine."""
+    """Prices of a policy that reads them; `mean_ms`, `spent_ms` (samples, actions) on this machine."""
     low, high = policy.spec.price_low, policy.spec.price_high
     if low is None or high is None:
         raise TrainError("policy: it reads no price, expected a trained range of prices; train it again")
@@ -140,7 +142,7 @@ def _read_prices(
         logits = policy.scores(validation.image_features, validation.question_features, None, price)
         return choose(logits, mean_ms, np.isfinite(mean_ms))
 
-    curve = PriceCurve.measure(choose_at, mean_ms, low, high)
+    curve = PriceCurve.measure(choose_at, spent_ms, low, high)
     lowest, unpriced = float(curve.mean_ms.min()), float(curve.mean_ms[0])
     if unpriced <= LOWEST_MARGIN * lowest:
         return PriceTable(np.array([unpriced / scale]), np.array([0.0]))

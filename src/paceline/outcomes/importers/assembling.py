@@ -80,6 +80,7 @@ def assemble(
         features, image_width, described = maker.make(names["dataset"], names["picture"], names["question"])
     elif given is None:
         features, described = question_features(names["question"], names["kind"], train, options.seed, audit)
+        _note_repeated(names, splits, audit)
     else:
         features, described = given_features(given[0][order], given[1], train, audit)
     listed = 0 if options.table.propensity else LISTED_HOLES
@@ -130,10 +131,25 @@ def _splits(
     if stated is not None:
         return stated, "exported files"
     audit.note(
-        "splits: by image, or by sample where no image is known, every data set in the same shares: "
+        "splits: by image or group, or by sample where neither is known, every data set in the same shares: "
         f"{'/'.join(f'{100 * share:.0f}' for share in SHARES)} % from seed {options.seed}"
     )
     return splits_by_image(names["image"], names["dataset"], options.seed), "image"
+
+
+def _note_repeated(names: dict[str, list[str]], splits: np.ndarray, audit: Audit) -> None:
+    """Note the questions that are all a policy sees of their samples and are in more than one split."""
+    asked = [
+        (question, split)
+        for question, split, picture in zip(names["question"], splits.tolist(), names["picture"], strict=True)
+        if question.strip() and not picture
+    ]
+    repeated = shared_images([question for question, _ in asked], [split for _, split in asked])
+    if repeated:
+        audit.note(
+            f"questions: {len(repeated)} are in more than one split, and all samples of one look alike to a policy; "
+            "--group keeps the samples of a group in one split"
+        )
 
 
 def _prepared(

@@ -158,6 +158,7 @@ def _of_table(
                 "dataset",
                 "question",
                 "image",
+                "group",
             )
             if getattr(options.table, name) is not None
         },

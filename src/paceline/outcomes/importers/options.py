@@ -30,6 +30,7 @@ class TableOptions:
     dataset: str | None = None
     question: str | None = None
     image: str | None = None
+    group: str | None = None  # in place of the image: samples of a group are never in two splits
     propensity: str | None = None  # of logged decisions
 
 

@@ -50,7 +50,7 @@ def expand_ranges(names: tuple[str, ...]) -> list[str]:
 def wanted_columns(chosen: TableOptions) -> list[str]:
     """Every column that the options may name; a name with a unit or a mapping also without it."""
     given = [chosen.sample, *chosen.knobs, *expand_ranges(chosen.features), chosen.kind, chosen.dataset]
-    given += [chosen.question, chosen.image, chosen.propensity]
+    given += [chosen.question, chosen.image, chosen.group, chosen.propensity]
     for text in (chosen.quality, chosen.latency, chosen.cost, chosen.split):
         given += (
             []

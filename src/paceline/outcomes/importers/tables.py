@@ -1,5 +1,6 @@
 """A table with one row per sample and configuration, its columns named by the user."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,12 +64,13 @@ def read_outcome_table(
     audit.facts["joined_by"] = {"all": chosen.sample or "row number"}
     per_sample = {
         field: where.texts(getattr(chosen, field), f"--{field}")
-        for field in ("dataset", "image", "question", "kind")
+        for field in ("dataset", "image", "group", "question", "kind")
     }
+    scenes = per_sample["image"] if chosen.group is None else _group_names(per_sample["group"])
     rows = JoinedRows(
         sample_id=names.tolist(),
         dataset=per_sample["dataset"].tolist(),
-        image=[image or name for image, name in zip(per_sample["image"], names.tolist(), strict=True)],
+        image=[scene or name for scene, name in zip(scenes, names.tolist(), strict=True)],
         picture=per_sample["image"].tolist(),
         question=per_sample["question"].tolist(),
         kind=per_sample["kind"].tolist(),
@@ -114,6 +116,16 @@ def _samples(
     return names, first, sample
 
 
+def _group_names(texts: np.ndarray) -> list[str]:
+    """A short name of every group (n,), whatever its text; empty where a sample is in none."""
+    return [
+        f"group-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
+        if text
+        else ""
+        for text in map(str.strip, map(str, texts.tolist()))
+    ]
+
+
 def _configurations(knobs: Mapping[str, Coded]) -> tuple[list[Configuration], np.ndarray]:
     """The combinations of options that occur, and which of them each row has, int64 (rows,)."""
     shape = tuple(len(options) for _, options in knobs.values())
@@ -141,6 +153,10 @@ def _check_options(path: Path, chosen: TableOptions) -> None:
     if chosen.latency is not None and chosen.cost is not None:
         raise OutcomesError(
             "import: got --latency and --cost, expected one of them; it is what budgets are of"
+        )
+    if chosen.image is not None and chosen.group is not None:
+        raise OutcomesError(
+            "import: got --image and --group, expected one of them; samples of one image are a group already"
         )
     if len(set(chosen.knobs)) != len(chosen.knobs):
         raise OutcomesError(f"--knobs: {list(chosen.knobs)} repeat; name each once")
