@@ -9,7 +9,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt src/paceline/policies/_native.c
+$(INSTALLED): pyproject.toml constraints.txt setup.py $(shell find src -name "*.[ch]")
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is too old: Paceline needs Python 3.11 or newer; use make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv .venv

@@ -1,6 +1,6 @@
-"""The compiled part of the package; everything else is in pyproject.toml.
+"""The compiled parts of the package; everything else is in pyproject.toml.
 
-Optional: without a C compiler the package installs all the same and decides with numpy.
+Optional: without a C compiler the package installs all the same, decides with numpy and looks with torch.
 """
 
 from setuptools import Extension, setup
@@ -13,7 +13,15 @@ setup(
             extra_compile_args=["-O3"],
             py_limited_api=True,
             optional=True,
-        )
+        ),
+        Extension(
+            "paceline.models.molmoe._one_crop",
+            sources=["src/paceline/models/molmoe/_one_crop.c"],
+            depends=["src/paceline/models/molmoe/_one_crop_kernels.h"],
+            extra_compile_args=["-O3"],
+            py_limited_api=True,
+            optional=True,
+        ),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

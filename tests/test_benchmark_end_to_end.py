@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from benchmarks.end_to_end import Pair, compared, measure, median_interval, result, spread, turns
+from benchmarks.end_to_end import (
+    Pair,
+    compared,
+    measure,
+    median_interval,
+    result,
+    spread,
+    together_interval,
+    turns,
+)
 from controllers import FakeClock, TimedModel, controller, requests
 from paceline.runtime.adaptive import AdaptiveModel
 from paceline.runtime.answer import Overhead
@@ -81,14 +90,20 @@ def test_shares_are_of_the_full_latency():
 
 
 def test_the_bar_is_judged_by_the_paired_difference_not_by_the_breakdown():
-    assert result([pair(i, 0.4) for i in range(4)], 40.0)["bar"] == {
+    split = np.array([[2.1, 2.0]] * 4)
+    assert result([pair(i, 0.3) for i in range(4)], 40.0, split)["bar"] == {
+        "added_ms": 0.4,
         "added_share": 0.01,
+        "added_share_interval": [0.01, 0.01],
         "limit": 0.01,
         "met": True,
     }
+    split[:, 0] += 0.1
+    assert result([pair(i, 0.3) for i in range(4)], 40.0, split)["bar"]["met"] is False
     slow = [pair(i, 0.5, budget="none") for i in range(30)]
-    found = result(slow, 40.0)
+    found = result(slow, 40.0, np.array([[2.0, 2.0]] * 30))
     assert found["bar"]["met"] is False
+    assert found["overview_split"]["added_ms"]["median"] == 0.0
     assert found["breakdown_ms"]["decision_ms"] == {
         "median": 0.5,
         "lower_quartile": 0.5,
@@ -106,3 +121,5 @@ def test_intervals_draw_whole_requests():
     many = median_interval(np.linspace(0.0, 1.0, 400), np.arange(400))
     assert 0.4 < many[0] < 0.5 < many[1] < 0.6
     assert spread(np.array([2.0]))["median"] == 2.0
+    both = together_interval(values, np.repeat([0, 1], 50), np.array([0.5, 0.1]))
+    assert both == [1.5, 3.1]  # a request's pairs and its overview are drawn together

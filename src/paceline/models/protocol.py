@@ -1,6 +1,6 @@
 """What an elastic model offers: an overview, then an answer under any configuration of its knobs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +31,7 @@ class Overview:
     state: Any  # opaque: what the model reuses
     feature_sets: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
     # Further features by name, made when they are read, see `models.feature_sets`; empty: the pooled ones alone.
+    workload_key: Hashable = None  # equal where workloads are, under every configuration; None: nobody said
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

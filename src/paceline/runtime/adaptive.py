@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, SupportsFloat, TypedDict, Unpack, overload
@@ -14,7 +14,7 @@ from PIL import Image
 from paceline.errors import ControllerError
 from paceline.latency.drift import DriftTracker
 from paceline.models.feature_sets import chosen_features
-from paceline.models.protocol import ElasticModel, Overview, Workload
+from paceline.models.protocol import ElasticModel, Overview
 from paceline.outcomes.feature_makers import MODEL, feature_maker, maker_label, model_identity
 from paceline.runtime.answer import Answer, Overhead
 from paceline.runtime.average import AverageBudget
@@ -95,7 +95,7 @@ class AdaptiveModel:
         self._on_message = on_message
         self.clock = clock
         self._configurations = [controller.space.configuration(int(a)) for a in controller.actions]
-        self._workloads: OrderedDict[tuple[tuple[int, int], Workload], tuple[np.ndarray, ...]] = OrderedDict()
+        self._workloads: OrderedDict[Hashable, tuple[np.ndarray, ...]] = OrderedDict()
         self._streams: OrderedDict[float, AverageBudget] = OrderedDict()
         self._lock = Lock()
         self._calibrating = Lock()
@@ -289,11 +289,13 @@ class AdaptiveModel:
     def context(self, overview: Overview) -> tuple[Context, float, float]:
         """The controller's view of a request, and the milliseconds for its workloads and for its features.
 
-        Workloads depend on image size and prompt length only, so they are kept under the image size and the first
-        configuration's workload.
+        Workloads are kept under the overview's key, else under the image size and the first configuration's workload:
+        they depend on image size and prompt length only.
         """
         started = self.clock()
-        key = (overview.image_size, self.model.workload(overview, self._configurations[0]))
+        key = overview.workload_key
+        if key is None:
+            key = overview.image_size, self.model.workload(overview, self._configurations[0])
         with self._lock:
             kept = self._workloads.get(key)
         if kept is None:

@@ -1,6 +1,6 @@
 """Pooled features on their way to the host: on a CUDA stream of their own, while the model goes on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,9 +76,10 @@ class PendingOverview(Overview):
         image_size: tuple[int, int],
         state: Any,
         feature_sets: Mapping[str, Callable[[], np.ndarray]],
+        workload_key: Hashable = None,
     ) -> None:
         self._set(_copy=copy, _image_width=image_width)
-        self._set(image_size=image_size, state=state, feature_sets=feature_sets)
+        self._set(image_size=image_size, state=state, feature_sets=feature_sets, workload_key=workload_key)
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():

@@ -23,6 +23,7 @@ from paceline.models.molmoe.generation import (
     TokenChoice,
 )
 from paceline.models.molmoe.knob_state import KnobState
+from paceline.models.molmoe.one_crop import KeptCrop
 from paceline.models.molmoe.options import MolmoEOptions
 from paceline.models.molmoe.static_decode import StaticDecoding
 from paceline.models.molmoe.together import answer_together
@@ -67,6 +68,7 @@ class MolmoE(nn.Module):
         self.tokenizer = tokenizer
         self.vision = VisionTower(options)
         self.decoder = Decoder(options)
+        self.one_crop = KeptCrop()  # how overviews are computed, where the tower is small
         self.static: StaticDecoding | None = None  # steps of fixed shapes, where a device replays them
 
     @property
@@ -96,27 +98,41 @@ class MolmoE(nn.Module):
         clock, copy = time.perf_counter(), copies.begin() if copies is not None else None
         prompt_ids = self._prompt_ids(prompt)
         pixels = image_array(image)
-        patches = self._tensor(crops.overview_crop(pixels, self.crop_options)[None])
+        patches = crops.overview_crop(pixels, self.crop_options)
         mask = crops.padding_masks(pixels.shape[:2], None, self.crop_options)
-        class_and_patches = self.vision.class_and_patches(patches)
-        features = class_and_patches[:, 1:]
-        tokens = self.vision.pool(features, self._tensor(mask))[0]
+        compiled = self.one_crop.of(self.vision)
+        if compiled is not None:
+            class_and_patches, tokens, image_mean = compiled.read(patches, mask[0])
+        else:
+            class_and_patches = self.vision.class_and_patches(self._tensor(patches[None]))
+            tokens = self.vision.pool(class_and_patches[:, 1:], self._tensor(mask))[0]
+            image_mean = None
         question = self.decoder.embed(torch.tensor(prompt_ids, device=self.device))
-        state = OverviewState(pixels, mask, features, tokens, tuple(prompt_ids), question)
+        state = OverviewState(pixels, mask, class_and_patches[:, 1:], tokens, tuple(prompt_ids), question)
         size, width = (pixels.shape[0], pixels.shape[1]), self.options.width
+        key = size, len(prompt_ids)
         sets = feature_sets(tokens, question, class_and_patches[0, 0])
-        both = pooled(tokens.to(self.device), question)
         if copy is not None:
-            copy.send(both)
-            return PendingOverview(copy, image_width=width, image_size=size, state=state, feature_sets=sets)
-        values = to_host(both)  # waits for the device, so that the clock is read when the overview is there
+            copy.send(pooled(tokens.to(self.device), question))
+            return PendingOverview(
+                copy, image_width=width, image_size=size, state=state, feature_sets=sets, workload_key=key
+            )
+        if image_mean is None:
+            values = to_host(
+                pooled(tokens.to(self.device), question)
+            )  # waits for the device, then the clock is read
+            image_mean, question_mean = values[:width], values[width:]
+        else:
+            rows = question.numpy()  # `np.mean` takes longer than the mean
+            question_mean = np.add.reduce(rows, axis=0) / np.float32(len(rows))
         return Overview(
-            image_features=values[:width],
-            question_features=values[width:],
+            image_features=image_mean,
+            question_features=question_mean,
             image_size=size,
             elapsed_ms=(time.perf_counter() - clock) * 1e3,
             state=state,
             feature_sets=sets,
+            workload_key=key,
         )
 
     def _prompt_ids(self, prompt: str) -> list[int]:
@@ -172,7 +188,7 @@ class MolmoE(nn.Module):
             patches, _, masks = crops.high_resolution_crops(state.pixels, tiling, self.crop_options)
             features = self.vision.features(torch.from_numpy(patches).to(self.vision_device, self.dtype))
         grid_source = _grid_source(tiling, self.crop_options, self.vision_device)
-        if np.array_equal(masks[:1], state.mask):
+        if self.options.mask_row_shift == 0 or np.array_equal(masks[:1], state.mask):
             pooled = self.vision.pool(features, self._tensor(masks[1:]))
             return torch.cat((state.tokens, pooled.flatten(0, 1)[grid_source])).to(self.device)
         pooled = self.vision.pool(torch.cat((state.features, features)), self._tensor(masks))

@@ -1,0 +1,288 @@
+"""The compiled tower says what torch's says, of every size it serves, and never of weights that have changed since."""
+
+import copy
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from molmoe_models import KNOBS, SMALL, picture, random_model
+from paceline.models.molmoe.elastic import ElasticMolmoE
+from paceline.models.molmoe.one_crop import KeptCrop, OneCrop
+from paceline.models.molmoe.options import MOLMOE_1B, TINY
+from paceline.models.molmoe.vision import VisionTower
+from paceline.models.registry import load_model
+
+
+def tiny() -> ElasticMolmoE:
+    """The embedded model, fresh."""
+    model = load_model("tiny")
+    assert isinstance(model, ElasticMolmoE)
+    return model
+
+
+COMPILED = OneCrop.compiled()
+KINDS = [kind for kind in ("sixteens", "eights") if kind in COMPILED]
+needs_compiled = pytest.mark.skipif(not KINDS, reason="no compiled tower for this processor or installation")
+
+LOWER = replace(
+    TINY,
+    **{
+        "width": 48,
+        "vit_width": 32,
+        "vit_blocks": 3,
+        "vit_heads": 2,
+        "vit_mlp": 80,
+        "vit_features": (0, -1, -2),
+    },
+    **{"pool_heads": 1, "pool_width": 16, "projector_hidden": 16, "crop_size": 24, "patch_size": 6},
+)
+WIDER = replace(
+    TINY,
+    **{"width": 112, "vit_width": 96, "vit_blocks": 2, "vit_heads": 3, "vit_mlp": 144, "vit_features": (-1,)},
+    **{"pool_heads": 2, "pool_width": 64, "projector_hidden": 48, "crop_size": 40, "patch_size": 4},
+)
+SIDE = replace(TINY, crop_size=8, patch_size=4, vit_blocks=1, vit_features=(0,), vit_heads=1)
+
+
+def tower(options=TINY, seed=0):
+    """A tower whose every weight matters."""
+    torch.manual_seed(seed)
+    vision = VisionTower(options)
+    with torch.no_grad():
+        for parameter in vision.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return vision.eval()
+
+
+def crop(options=TINY, seed=0):
+    """Patches, and masks of every kind."""
+    rng = np.random.default_rng(seed)
+    patches = rng.normal(size=(options.grid**2, options.patch_dim)).astype(np.float32)
+    return patches, rng.choice([0.0, 0.3, 1.0, -1.0], size=options.grid**2).astype(np.float32)
+
+
+@torch.inference_mode()
+def by_torch(vision, patches, mask):
+    found = vision.class_and_patches(torch.from_numpy(patches)[None])
+    tokens = vision.pool(found[:, 1:], torch.from_numpy(mask)[None])[0]
+    return found, tokens, tokens.mean(dim=0).numpy()
+
+
+def assert_close(found, expected):
+    for mine, theirs in zip(found, expected, strict=True):
+        mine, theirs = np.asarray(mine), np.asarray(theirs)
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())
+
+
+def assert_as_close_as_torch(found, vision, patches, mask):
+    """Against float64, of which torch's float32 is some way off too."""
+    exact = by_torch(copy.deepcopy(vision).double(), patches.astype(np.float64), mask.astype(np.float64))
+    single = by_torch(vision, patches, mask)
+    for mine, theirs, right in zip(found, single, exact, strict=True):
+        mine, theirs, right = np.asarray(mine), np.asarray(theirs), np.asarray(right)
+        assert mine.shape == right.shape
+        assert np.abs(mine - right).max() <= 4 * np.abs(theirs - right).max() + 1e-6 * np.abs(right).max()
+
+
+@needs_compiled
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "options", [TINY, LOWER, WIDER, SIDE], ids=["tiny", "lower", "wider", "four-patches"]
+)
+def test_it_says_what_torch_says(options, kind):
+    vision = tower(options)
+    compiled = OneCrop(vision, kind)
+    for seed in range(5):
+        patches, mask = crop(options, seed)
+        assert_as_close_as_torch(compiled.read(patches, mask), vision, patches, mask)
+
+
+@needs_compiled
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_numbers_do_not_overflow(kind):
+    vision = tower()
+    with torch.no_grad():
+        for block in vision.blocks:
+            block.get_parameter("wq.weight").mul_(20.0)  # logits of thousands
+            block.get_parameter("w1.weight").mul_(20.0)
+    patches, mask = crop()
+    found = OneCrop(vision, kind).read(patches, mask)
+    assert all(np.isfinite(np.asarray(part)).all() for part in found)
+    assert_as_close_as_torch(found, vision, patches, mask)
+
+
+@needs_compiled
+def test_a_crop_without_pixels_has_no_features():
+    vision = tower()
+    patches, mask = np.full((64, 48), -1.0, np.float32), crop()[1]
+    found = OneCrop(vision).read(patches, mask)
+    assert not found[0].any()
+    assert_close(found, by_torch(vision, patches, mask))
+    patches[63, 47] = -0.5
+    found = OneCrop(vision).read(patches, mask)
+    assert found[0].any()
+    assert_close(found, by_torch(vision, patches, mask))
+
+
+@needs_compiled
+def test_overviews_of_the_embedded_model_are_compiled_and_the_same(monkeypatch):
+    model, without = tiny(), tiny()
+    monkeypatch.setattr(without.model.one_crop, "of", lambda _vision: None)
+    for image in (picture(1, 150, 260), picture(2, 64, 64), picture(3, 31, 300)):
+        mine, theirs = model.overview(image, "how many?"), without.overview(image, "how many?")
+        assert_close(
+            (mine.image_features, mine.question_features, mine.state.tokens, mine.state.features),
+            (theirs.image_features, theirs.question_features, theirs.state.tokens, theirs.state.features),
+        )
+        assert sorted(mine.feature_sets) == sorted(theirs.feature_sets)
+        for name in mine.feature_sets:
+            assert_close([mine.feature_sets[name]()], [theirs.feature_sets[name]()])
+        full = model.knobs.full
+        assert model.generate(mine, full, 8).tokens == without.generate(theirs, full, 8).tokens
+    assert model.model.one_crop.of(model.model.vision) is not None
+
+
+@needs_compiled
+@pytest.mark.parametrize("changed", ["one number", "state", "every weight", "a new tower"])
+def test_weights_that_change_are_read_anew(changed):
+    model = tiny().model
+    patches, mask = crop()
+    before = model.one_crop.of(model.vision)
+    assert before is model.one_crop.of(model.vision)  # kept
+    with torch.no_grad():
+        if changed == "one number":
+            model.vision.get_parameter("blocks.2.wo.bias")[3] += 5.0
+        elif changed == "state":
+            model.vision.load_state_dict(tower().state_dict())
+        elif changed == "every weight":
+            model.vision.double().float()
+        else:
+            model.vision = tower()
+    after = model.one_crop.of(model.vision)
+    assert after is not None
+    assert after is not before
+    assert_close(after.read(patches, mask), by_torch(model.vision, patches, mask))
+
+
+@needs_compiled
+def test_copies_have_weights_of_their_own():
+    model = tiny().model
+    kept, (patches, mask) = model.one_crop.of(model.vision), crop()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model.one_crop))):
+        assert not isinstance(twin, KeptCrop) or twin._kept is None
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.vision.pool_out.weight.zero_()
+    assert model.one_crop.of(model.vision) is kept
+    own = twin.one_crop.of(twin.vision)
+    assert own is not None
+    assert_close(own.read(patches, mask), by_torch(twin.vision, patches, mask))
+
+
+@needs_compiled
+def test_threads_share_one_tower():
+    vision, crops = tower(), [crop(seed=seed) for seed in range(8)]
+    compiled = OneCrop(vision)
+    alone = [compiled.read(*each) for each in crops]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda place: compiled.read(*crops[place % 8]), range(200)))
+    for place, found in enumerate(together):
+        for mine, theirs in zip(found, alone[place % 8], strict=True):
+            np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SMALL,
+        MOLMOE_1B,
+        replace(TINY, vit_mlp=200),
+        replace(TINY, pool_heads=8),
+        replace(TINY, crop_size=20),
+        replace(TINY, vit_blocks=64),
+    ],
+    ids=["narrow-heads", "large", "odd-mlp", "narrow-pool-heads", "odd-grid", "deep"],
+)
+def test_other_towers_are_left_to_torch(options):
+    with torch.device("meta"):
+        vision = VisionTower(options)
+    assert not OneCrop.serves(vision)
+    if options is not MOLMOE_1B:
+        vision = vision.to_empty(device="cpu")
+        assert not OneCrop.serves(vision)
+        assert KeptCrop().of(vision) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_numbers_are_left_to_torch(dtype):
+    model = tiny()
+    model.overview(picture(), "how many?")
+    model.model.to(dtype)
+    assert model.model.one_crop.of(model.model.vision) is None
+    model.model.to(torch.float32)
+    assert (model.model.one_crop.of(model.model.vision) is None) == (not KINDS)
+
+
+def test_without_the_compiled_part_torch_looks(monkeypatch):
+    expected = tiny().overview(picture(), "how many?")
+    monkeypatch.setitem(sys.modules, "paceline.models.molmoe._one_crop", None)
+    model = tiny()
+    assert model.model.one_crop.of(model.model.vision) is None
+    assert_close([model.overview(picture(), "how many?").image_features], [expected.image_features])
+    assert OneCrop.compiled() == ()
+
+
+@needs_compiled
+def test_wrong_arguments_are_refused():
+    read, (patches, mask) = OneCrop(tower())._read, crop()
+    outputs = [np.empty(count, np.float32) for count in (65 * 128, 16 * 96, 96)]
+    read(patches, mask, *outputs)
+    with pytest.raises(ValueError, match="patches: got"):
+        read(patches[:60], mask, *outputs)
+    with pytest.raises(ValueError, match="patches: got"):
+        read(patches.astype(np.float64), mask, *outputs)
+    with pytest.raises(ValueError, match="mask: got"):
+        read(patches, mask[:3], *outputs)
+    with pytest.raises(ValueError, match="tokens: got"):
+        read(patches, mask, outputs[0], *outputs[:2])
+    with pytest.raises(ValueError, match="contiguous"):
+        read(patches, mask, *outputs[:2], np.empty(192, np.float32)[::2])
+    with pytest.raises(TypeError, match="expected patches, mask"):
+        read(patches, mask)
+    with pytest.raises(ImportError, match="no vectors of thirds"):
+        OneCrop(tower(), "thirds")
+    with pytest.raises(ValueError, match="sizes: expected"):
+        OneCrop(tower(replace(TINY, vit_mlp=200)))
+
+
+@needs_compiled
+def test_the_first_overview_of_a_random_model_of_served_widths():
+    options = replace(TINY, num_blocks=6, num_experts=8, top_k=4)
+    model = ElasticMolmoE(random_model(options), name="random", knobs=KNOBS)
+    overview = model.overview(picture(), "how many?")
+    assert model.model.one_crop.of(model.model.vision) is not None
+    np.testing.assert_allclose(
+        overview.image_features, overview.state.tokens.mean(dim=0).numpy(), rtol=1e-5, atol=1e-6
+    )
+
+
+@needs_compiled
+@pytest.mark.parametrize("place", [0, -1], ids=["cheapest", "full"])
+def test_the_overview_goes_through_one_tower_once(place, monkeypatch):
+    model = tiny()
+    vision, looked, crops = model.model.vision, [], []
+    read = OneCrop.read
+    monkeypatch.setattr(OneCrop, "read", lambda *words: (looked.append(1), read(*words))[1])
+    vision.patch_embedding.register_forward_hook(lambda _m, _i, out: crops.append(len(out)))
+    configuration = [model.knobs.cheapest, model.knobs.full][place]
+    overview = model.overview(picture(1, 150, 260), "how many?")
+    assert (looked, crops) == ([1], [])
+    generation = model.generate(overview, configuration, 2)
+    assert looked == [1]
+    assert sum(crops) == generation.workload.tiles - 1
