@@ -18,9 +18,22 @@ AsJson = Annotated[
 ]
 
 
+_SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
+_SHOWN |= {code: 0xFFFD for code in range(0x7F, 0xA0)}
+
+
+def shown(text: str) -> str:
+    """Text of others, such as a kind of question, as a terminal may get it: what would steer it is drawn.
+
+    >>> shown("\x1b[2Jdigits")
+    '␛[2Jdigits'
+    """
+    return text.translate(_SHOWN)
+
+
 def say(text: str) -> None:
     """A line for people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 def emit(value: Mapping[str, Any], parts: Iterable[Any], *, as_json: bool) -> None:
@@ -28,12 +41,12 @@ def emit(value: Mapping[str, Any], parts: Iterable[Any], *, as_json: bool) -> No
     if as_json:
         print(to_json(value), flush=True)
         return
-    from rich.console import Console
+    from paceline.cli.console import SafeConsole
 
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     for part in parts:
         if isinstance(part, str):
-            print(part, flush=True)
+            print(shown(part), flush=True)
         else:
             console.print(part)
 

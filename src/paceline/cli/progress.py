@@ -2,7 +2,6 @@
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from paceline.cli.console import SafeConsole
 
 
 class RateColumn(ProgressColumn):
@@ -30,7 +31,7 @@ class Bar:
     """Shows stages one after the other; off a terminal only a line per stage. Use it in a `with` statement."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
+        console = SafeConsole(stderr=True)
         self._live = console.is_terminal
         self._console = console
         self._progress = Progress(
