@@ -277,6 +277,15 @@ def test_folds_are_by_scene_and_what_cannot_be_is_said() -> None:
         fold_labels(one, "dataset", 0)
 
 
+def test_a_fold_outside_which_nothing_can_be_learned_is_named() -> None:
+    table = priced_table()
+    accuracy = np.where((table.dataset == "first")[:, None], 1.0, table.accuracy)
+    one = dataclasses.replace(table, accuracy=accuracy.astype(np.float32))
+    options = CompareOptions(learners=("knn",), train=QUICK, contest=CONTEST)
+    with pytest.raises(TrainError, match="outside fold 'second' accuracy is 1 for every train sample"):
+        cross_validate_learners(one, options, "dataset")
+
+
 def test_router_metrics_by_hand() -> None:
     cheap, dear = np.array(0.6), np.array(0.8)
     at_random = 0.6 + 0.2 * np.array(SHARES)

@@ -74,6 +74,7 @@ def cross_validate_learners(
         part = replace(table, split=_splits(table, label == name, options.train.seed))
         latency = fit_latency(part, violation_rate=options.contest.violation_rate)
         fit_table = part.select(part.split != "test")
+        _check_fold(fit_table, str(name))
         test = problem_of(part.select(part.split == "test"), latency)
         for seed, made in zip(seeds, tasks, strict=True):
             train = replace(options.train, seed=seed)
@@ -153,6 +154,14 @@ def _splits(table: OutcomeTable, test: np.ndarray, seed: int) -> np.ndarray:
     groups = min(VALIDATION_SHARE, len(np.unique(table.image_hash[rows])))
     splits[rows[scene_folds(table.image_hash[rows], groups, seed) == 0]] = "validation"
     return splits
+
+
+def _check_fold(fit_table: OutcomeTable, name: str) -> None:
+    """`check_learnable` of what is outside a fold, which the message names."""
+    try:
+        check_learnable(fit_table)
+    except TrainError as error:
+        raise TrainError(f"cross-validation: outside fold {name!r} {error}") from error
 
 
 def _judged(test: Problem, choices: Choices, grid: Grid, options: CompareOptions) -> dict[str, Any]:

@@ -149,10 +149,10 @@ def _missing(value: float | None) -> bool:
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction as a percentage.
 
-    >>> percent(0.713), percent(None)
-    ('71.3 %', '–')
+    >>> percent(0.713), percent(None), percent(-0.0001, 0)
+    ('71.3 %', '–', '0 %')
     """
-    return DASH if _missing(value) else f"{100 * value:.{digits}f} %".replace("-", MINUS)  # pyright: ignore
+    return DASH if _missing(value) else f"{100 * value:z.{digits}f} %".replace("-", MINUS)  # pyright: ignore
 
 
 def points(value: float | None) -> str:
