@@ -269,7 +269,10 @@ def test_questions_without_a_known_word_are_counted(tmp_path):
     values = columns(60)
     values["text"] = [f"word{place // 2}" for place in range(len(values["text"]))]
     value, _ = imported(write(tmp_path / "t.csv", values), *TIMED, "--question", "text")
-    assert any("share no word with those in it" in line for line in value["audit"]["warnings"])
+    assert any(
+        "share no word with those that the features were fitted on" in line
+        for line in value["audit"]["warnings"]
+    )
 
 
 def test_a_group_is_never_in_two_splits(tmp_path):

@@ -2,9 +2,12 @@
 
 import copy
 import pickle
+import platform
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,9 +53,9 @@ SIDE = replace(TINY, crop_size=8, patch_size=4, vit_blocks=1, vit_features=(0,),
 
 
 def tower(options=TINY, seed=0):
-    """A tower whose every weight matters."""
+    """A tower whose every weight matters, as one that was loaded."""
     torch.manual_seed(seed)
-    vision = VisionTower(options)
+    vision = VisionTower(options).requires_grad_(False)
     with torch.no_grad():
         for parameter in vision.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -148,41 +151,102 @@ def test_overviews_of_the_embedded_model_are_compiled_and_the_same(monkeypatch):
     assert model.model.one_crop.of(model.model.vision) is not None
 
 
+def replaced(vision, name):
+    """Change the tower's weights in one of the ways of torch."""
+    if name == "one number":
+        vision.get_parameter("blocks.2.wo.bias")[3] += 5.0
+    elif name == "state":
+        vision.load_state_dict(tower().state_dict())
+    elif name == "state assigned":
+        vision.load_state_dict(tower().state_dict(), assign=True)
+    elif name == "rounded":
+        vision.bfloat16().float()
+    elif name == "a layer rounded":
+        vision.blocks[1].bfloat16().float()
+    elif name == "a layer":
+        vision.pool_out = torch.nn.Linear(64, 64).requires_grad_(False)
+    elif name == "a parameter":
+        vision.pool_out.weight = torch.nn.Parameter(torch.ones(64, 64), requires_grad=False)
+    elif name == "a block":
+        vision.blocks[1] = tower().blocks[0]
+    elif name == "data":
+        vision.pool_out.weight.data = torch.ones(64, 64)
+
+
+CHANGES = (
+    "one number",
+    "state",
+    "state assigned",
+    "rounded",
+    "a layer rounded",
+    "a layer",
+    "a parameter",
+    "a block",
+)
+
+
 @needs_compiled
-@pytest.mark.parametrize("changed", ["one number", "state", "every weight", "a new tower"])
+@pytest.mark.parametrize("changed", [*CHANGES, "data"])
 def test_weights_that_change_are_read_anew(changed):
     model = tiny().model
     patches, mask = crop()
     before = model.one_crop.of(model.vision)
+    assert before is not None
     assert before is model.one_crop.of(model.vision)  # kept
+    old = [np.asarray(part) for part in before.read(patches, mask)]
     with torch.no_grad():
-        if changed == "one number":
-            model.vision.get_parameter("blocks.2.wo.bias")[3] += 5.0
-        elif changed == "state":
-            model.vision.load_state_dict(tower().state_dict())
-        elif changed == "every weight":
-            model.vision.double().float()
-        else:
-            model.vision = tower()
+        replaced(model.vision, changed)
     after = model.one_crop.of(model.vision)
     assert after is not None
     assert after is not before
-    assert_close(after.read(patches, mask), by_torch(model.vision, patches, mask))
+    found = after.read(patches, mask)
+    assert any(np.abs(np.asarray(part) - was).max() > 1e-4 for part, was in zip(found, old, strict=True))
+    assert_close(found, by_torch(model.vision, patches, mask))
+
+
+@needs_compiled
+def test_another_tower_and_one_that_is_trained():
+    model, (patches, mask) = tiny().model, crop()
+    assert model.one_crop.of(model.vision) is not None
+    model.vision = tower()
+    found = model.one_crop.of(model.vision)
+    assert found is not None
+    assert_close(found.read(patches, mask), by_torch(model.vision, patches, mask))
+    model.vision.requires_grad_(True)
+    assert model.one_crop.of(model.vision) is None
+    model.vision.requires_grad_(False)
+    assert model.one_crop.of(model.vision) is not None
 
 
 @needs_compiled
 def test_copies_have_weights_of_their_own():
     model = tiny().model
     kept, (patches, mask) = model.one_crop.of(model.vision), crop()
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model.one_crop))):
-        assert not isinstance(twin, KeptCrop) or twin._kept is None
     twin = copy.deepcopy(model)
+    assert twin.one_crop._kept is None
+    assert pickle.loads(pickle.dumps(model.one_crop))._kept is None
     with torch.no_grad():
         twin.vision.pool_out.weight.zero_()
     assert model.one_crop.of(model.vision) is kept
     own = twin.one_crop.of(twin.vision)
     assert own is not None
     assert_close(own.read(patches, mask), by_torch(twin.vision, patches, mask))
+
+
+@needs_compiled
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "name", ["patch_embedding.weight", "blocks.0.wk.bias", "pool_k.bias", "project_up.weight"]
+)
+def test_a_broken_number_stays_broken(name, kind):
+    vision = tower()
+    with torch.no_grad():
+        vision.get_parameter(name).flatten()[0] = float("nan")
+    patches, mask = crop()
+    found, expected = OneCrop(vision, kind).read(patches, mask), by_torch(vision, patches, mask)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert np.isnan(np.asarray(mine)).any() == np.isnan(np.asarray(theirs)).any()
+    assert np.isnan(np.asarray(found[1])).any()
 
 
 @needs_compiled
@@ -206,17 +270,44 @@ def test_threads_share_one_tower():
         replace(TINY, pool_heads=8),
         replace(TINY, crop_size=20),
         replace(TINY, vit_blocks=64),
+        replace(TINY, vit_blocks=9, vit_width=32, vit_heads=1, vit_features=tuple(range(9))),
+        replace(TINY, crop_size=72),
+        replace(TINY, width=4112),
     ],
-    ids=["narrow-heads", "large", "odd-mlp", "narrow-pool-heads", "odd-grid", "deep"],
+    ids=[
+        "narrow-heads",
+        "large",
+        "odd-mlp",
+        "narrow-pool-heads",
+        "odd-grid",
+        "deep",
+        "parts",
+        "fine",
+        "wide",
+    ],
 )
 def test_other_towers_are_left_to_torch(options):
     with torch.device("meta"):
-        vision = VisionTower(options)
+        vision = VisionTower(options).requires_grad_(False)
     assert not OneCrop.serves(vision)
     if options is not MOLMOE_1B:
         vision = vision.to_empty(device="cpu")
         assert not OneCrop.serves(vision)
         assert KeptCrop().of(vision) is None
+
+
+def test_numbers_without_a_count_of_writes_are_left_to_torch():
+    vision = tower()
+    with torch.inference_mode():
+        vision.pool_out.weight = torch.nn.Parameter(torch.ones(64, 64), requires_grad=False)
+    assert not OneCrop.serves(vision)
+
+
+def test_it_is_compiled_where_it_can_be():
+    flags = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not flags.exists() or shutil.which("gcc") is None:
+        pytest.skip("nothing is compiled for this system")
+    assert bool(KINDS) == (" avx2 " in flags.read_text())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -255,7 +346,7 @@ def test_wrong_arguments_are_refused():
         read(patches, mask, *outputs[:2], np.empty(192, np.float32)[::2])
     with pytest.raises(TypeError, match="expected patches, mask"):
         read(patches, mask)
-    with pytest.raises(ImportError, match="no vectors of thirds"):
+    with pytest.raises(ImportError, match="kernels: got thirds"):
         OneCrop(tower(), "thirds")
     with pytest.raises(ValueError, match="sizes: expected"):
         OneCrop(tower(replace(TINY, vit_mlp=200)))
@@ -264,7 +355,7 @@ def test_wrong_arguments_are_refused():
 @needs_compiled
 def test_the_first_overview_of_a_random_model_of_served_widths():
     options = replace(TINY, num_blocks=6, num_experts=8, top_k=4)
-    model = ElasticMolmoE(random_model(options), name="random", knobs=KNOBS)
+    model = ElasticMolmoE(random_model(options).requires_grad_(False), name="random", knobs=KNOBS)
     overview = model.overview(picture(), "how many?")
     assert model.model.one_crop.of(model.model.vision) is not None
     np.testing.assert_allclose(

@@ -9,7 +9,10 @@ from paceline.cli.output import shown
 
 
 class SafeConsole(Console):
-    """Control characters of what is printed are drawn; rich's own, which move a progress bar, are sent."""
+    """Control characters of what is printed are drawn; rich's own, which move a progress bar, are sent.
+
+    Texts are measured before: a cell that holds such characters may lose as many letters at its end.
+    """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As `Console.render`."""

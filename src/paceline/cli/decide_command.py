@@ -63,7 +63,7 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decide for one image and prompt, or one recorded sample, without generating."""
+    """Decide for one image and prompt, one prompt for a text model, or one recorded sample, without generating."""
     from paceline.runtime.attribution import check_method
     from paceline.runtime.controller import Controller
     from paceline.runtime.decision import check_when_infeasible
@@ -83,11 +83,14 @@ def run(
     check_when_infeasible(when_infeasible)
     if image is not None and prompt is not None and (outcomes, sample) == (None, None):
         loaded, context = _live(loaded, image, prompt, model, calibrate)
+    elif prompt is not None and loaded.text_features is not None and (image, outcomes, sample) == (None,) * 3:
+        context = loaded.text_context(prompt)
     elif outcomes is not None and sample is not None and (image, prompt) == (None, None):
         context = _recorded(loaded, outcomes, sample)
     else:
         raise PacelineError(
-            "decide: expected --image FILE and --prompt TEXT, or --outcomes DIRECTORY and --sample ID, and not both"
+            "decide: expected --image FILE and --prompt TEXT, or --outcomes DIRECTORY and --sample ID, and not both; "
+            "--prompt TEXT alone is for controllers that read nothing but text"
         )
     decision = loaded.decide(
         context,

@@ -59,6 +59,10 @@ def run(
     features_table: Annotated[
         Path | None, typer.Option(help="Table: a second file with features and texts, one row per sample.")
     ] = None,
+    features_from: Annotated[
+        Path | None,
+        typer.Option(help="Outcomes imported before: make features like theirs, to evaluate or adapt with."),
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="Table: COLUMN of splits, or COLUMN:test=1+2,validation=3.")
     ] = None,
@@ -97,6 +101,7 @@ def run(
         configurations=dict(parse_configuration(text) for text in configuration or []),
         metric=metric,
         latency_unknown=latency_unknown,
+        features_from=None if features_from is None else str(features_from),
         strict=strict,
         seed=seed,
         preparation=parse_preparation(balance, augment),
@@ -121,6 +126,10 @@ def run(
     if images is not None and not features:
         raise OutcomesError(
             "--images: got no --features, expected the model that makes them, as --features tiny"
+        )
+    if images is not None and features_from is not None:
+        raise OutcomesError(
+            "import: got --images and --features-from, expected one of them; both make features"
         )
     with Bar() as bar:
         maker = None if images is None else _maker(features, images, bar)

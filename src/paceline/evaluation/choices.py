@@ -42,7 +42,9 @@ class Choices:
 
     hard: Shares
     average: Shares = field(default_factory=dict)  # empty where times are known only afterwards
-    routed: Shares = field(default_factory=dict)  # at `routing.SHARES`; only for a router between two prices
+    routed: Shares = field(
+        default_factory=dict
+    )  # for `routing.SHARES` of dear calls; only for a router between two prices
     unlimited: Shares = field(default_factory=dict)  # without a deadline; only where times are runtimes
     frontiers: dict[str, Frontier] = field(default_factory=dict)  # of learners, where times are known
 

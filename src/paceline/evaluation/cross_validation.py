@@ -71,7 +71,7 @@ def cross_validate_learners(
     seeds = range(options.train.seed, options.train.seed + options.seeds)
     tasks: list[list[LearnerTask]] = [[] for _ in seeds]
     for name in names:
-        part = replace(table, split=_splits(table, label == name, options.train.seed))
+        part = _parted(table, label == name, str(name), options.train.seed)
         latency = fit_latency(part, violation_rate=options.contest.violation_rate)
         fit_table = part.select(part.split != "test")
         _check_fold(fit_table, str(name))
@@ -142,18 +142,20 @@ def fold_labels(table: OutcomeTable, folds: int | str, seed: int) -> np.ndarray:
     return np.array([f"{fold + 1:0{width}d}" for fold in scene_folds(table.image_hash, int(folds), seed)])
 
 
-def _splits(table: OutcomeTable, test: np.ndarray, seed: int) -> np.ndarray:
-    """Split names (n,): the fold is the test split; of the scenes outside it, some are for validation."""
+def _parted(table: OutcomeTable, test: np.ndarray, name: str, seed: int) -> OutcomeTable:
+    """The fold as the test split, the scenes outside it as the others; a scene that is in both is judged only."""
     outside = ~test & ~np.isin(table.image_hash, table.image_hash[test])
     splits = np.where(test, "test", "train").astype("<U10")
     rows = np.flatnonzero(outside)
-    if len(np.unique(table.image_hash[rows])) < 2:
+    scenes = len(np.unique(table.image_hash[rows]))
+    if scenes < 2:
         raise OutcomesError(
-            f"cross-validation: {len(rows)} samples of other scenes are outside a fold, expected more to train on"
+            f"cross-validation: {len(rows)} samples of other scenes are outside fold {name!r}, expected more to train "
+            "on"
         )
-    groups = min(VALIDATION_SHARE, len(np.unique(table.image_hash[rows])))
+    groups = min(VALIDATION_SHARE, scenes)
     splits[rows[scene_folds(table.image_hash[rows], groups, seed) == 0]] = "validation"
-    return splits
+    return replace(table, split=splits).select(test | outside)
 
 
 def _check_fold(fit_table: OutcomeTable, name: str) -> None:

@@ -42,11 +42,13 @@ def gap_recovered(accuracy: np.ndarray, cheap: np.ndarray, dear: np.ndarray) -> 
 def router_curve(share: np.ndarray, recovered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shares of dear calls in ascending order and the PGR at each, (..., budgets + 2), both models alone included.
 
+    Of equal shares the smallest PGR comes first, in whatever order the budgets came.
+
     Args:
         share: of dear calls that were really made under each budget, (..., budgets).
         recovered: PGR there, of the same shape.
     """
-    order = np.argsort(share, axis=-1, kind="stable")
+    order = np.lexsort((recovered, share), axis=-1)
     nothing = np.zeros((*share.shape[:-1], 1))
 
     def whole(inside: np.ndarray) -> np.ndarray:

@@ -31,9 +31,14 @@ def mean_chosen_latency(
         scores, mean_latency_ms, price, full_latency_ms=full_latency_ms, temperature=temperature
     )
     chosen = choose(logits, mean_latency_ms, allowed)
-    taken = np.where(chosen >= 0, chosen, np.nanargmin(mean_latency_ms, axis=1))
+    taken = np.where(chosen >= 0, chosen, _cheapest(mean_latency_ms))
     counted = mean_latency_ms if spent_ms is None else spent_ms
     return float(counted[np.arange(len(taken)), taken].mean())
+
+
+def _cheapest(mean_latency_ms: np.ndarray) -> np.ndarray:
+    """Column of the lowest mean latency of each sample, int64 (samples,); untested ones are NaN."""
+    return np.where(np.isnan(mean_latency_ms), np.inf, mean_latency_ms).argmin(axis=1)
 
 
 def fit_price(
@@ -46,10 +51,11 @@ def fit_price(
     feasible: np.ndarray | None = None,
     spent_ms: np.ndarray | None = None,
 ) -> float:
-    """The lowest price of time at which the mean of what is chosen is within the average budget.
+    """A price of time at which the mean of what is chosen is within the average budget; 0 where it does not bind.
 
-    The mean falls as the price rises, so bisection finds it. 0 when the budget does not bind. Arrays are
-    (samples, actions), of validation samples. Raises TrainError for a budget below the cheapest possible mean.
+    The mean of expected latencies falls as the price rises, so bisection finds the lowest such price; that of
+    `spent_ms`, costs as they came, mostly falls. Arrays are (samples, actions), of validation samples. Raises
+    TrainError for a budget below what is spent at any price.
     """
     if not average_budget_ms > 0:
         raise TrainError(f"average budget: got {average_budget_ms} ms, expected a positive time")
@@ -76,7 +82,7 @@ def fit_price(
         low, high = high, high * 4.0
         if high > 1e9:
             raise TrainError(
-                f"average budget: got {average_budget_ms:g} ms, but even the cheapest choices take "
+                f"average budget: got {average_budget_ms:g} ms, but at the highest price choices still take "
                 f"{latency_at(high):.4g} ms on average; ask for more time"
             )
     for _ in range(STEPS):

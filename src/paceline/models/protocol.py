@@ -31,7 +31,9 @@ class Overview:
     state: Any  # opaque: what the model reuses
     feature_sets: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
     # Further features by name, made when they are read, see `models.feature_sets`; empty: the pooled ones alone.
-    workload_key: Hashable = None  # equal where workloads are, under every configuration; None: nobody said
+    workload_key: Hashable = (
+        None  # of equal keys workloads are equal, under every configuration; None: not known
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

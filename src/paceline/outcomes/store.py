@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
-from paceline.errors import OutcomesError
+from paceline.errors import OutcomesError, PacelineError
 from paceline.knobs import KnobSpace
 from paceline.outcomes.columns import (
     SAMPLES_SCHEMA,
@@ -23,14 +23,16 @@ from paceline.outcomes.columns import (
     value_column,
 )
 from paceline.outcomes.feature_sets import chosen_columns, read_arrays
-from paceline.outcomes.files import write_atomically, write_text
+from paceline.outcomes.files import write_atomically, write_bytes, write_text
 from paceline.outcomes.groups import group_means, group_medians
 from paceline.outcomes.manifest import Manifest, parse_manifest
 from paceline.outcomes.mapped import is_large, mapped_cells
 from paceline.outcomes.progress import Progress, Silence
 from paceline.outcomes.rows import OutcomeRows, damaged, listed, read_rows, refuse_duplicates
 from paceline.outcomes.table import CELL_FIELDS, COUNT_CELLS, SAMPLE_FIELDS, SPLITS, OutcomeTable
+from paceline.policies import text_features
 from paceline.policies.inputs import STORED, FeatureChoice
+from paceline.policies.text_features import TextFeatures
 
 MANIFEST, OUTCOMES, SAMPLES, FEATURES = (
     "manifest.json",
@@ -79,7 +81,19 @@ def read_table(
         image_width=image_width,
         manifest=manifest,
         feature_choice=choice,
+        text_features=read_text_features(path),
     )
+
+
+def read_text_features(path: Path) -> TextFeatures | None:
+    """What made the features of questions' texts, where the directory holds it."""
+    file = path / text_features.FILE
+    if not file.is_file():
+        return None
+    try:
+        return TextFeatures.from_bytes(file.read_bytes(), str(file))
+    except PacelineError as error:
+        raise OutcomesError(str(error)) from error
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -178,6 +192,10 @@ def write_table(path: Path | str, table: OutcomeTable, progress: Progress | None
     folds = {} if table.fold is None else {FOLD: table.fold}
     write_samples(path / SAMPLES, {name: getattr(table, name) for name in SAMPLE_FIELDS} | folds)
     write_features(path / FEATURES, table.features)
+    (path / text_features.FILE).unlink(missing_ok=True)
+    if table.text_features is not None:
+        data = table.text_features.to_bytes()
+        write_bytes(path / text_features.FILE, data)
     write_row_groups(path / OUTCOMES, _row_groups(table, progress))
     write_manifest(path, table.manifest)
 

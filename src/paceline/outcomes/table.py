@@ -9,6 +9,7 @@ from paceline.errors import OutcomesError
 from paceline.knobs import KnobSpace
 from paceline.outcomes.manifest import Manifest
 from paceline.policies.inputs import FeatureChoice
+from paceline.policies.text_features import TextFeatures
 
 SPLITS = ("train", "validation", "test")
 
@@ -47,6 +48,9 @@ class OutcomeTable:
     manifest: Manifest
     feature_choice: FeatureChoice = field(default_factory=FeatureChoice)  # what `features` are
     fold: np.ndarray | None = None  # str (n,): folds that the table came with, for cross-validation
+    text_features: TextFeatures | None = (
+        None  # what made the features of the questions' texts, if they are of these
+    )
 
     def __post_init__(self) -> None:
         self._check_shapes()

@@ -69,6 +69,7 @@ def build_controller(
         if quantity.known_before
         else PriceTable(np.array([trained.spec.full_latency_ms]), np.array([0.0])),
         block_ranking=tuple(int(block) for block in manifest.block_ranking),
+        text_features=table.text_features,
         metrics=metrics,
         provenance={
             "task": manifest.task,
@@ -97,7 +98,7 @@ def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimat
     full_ms, temperature = policy.spec.full_latency_ms * latency.scale, policy.spec.temperature
     scores = policy.scores(validation.image_features, validation.question_features, None)
     charged = {"full_latency_ms": full_ms, "temperature": temperature, "spent_ms": spent_ms}
-    cheapest = np.nanargmin(mean_ms, axis=1)
+    cheapest = np.where(np.isnan(mean_ms), np.inf, mean_ms).argmin(axis=1)
     lowest = LOWEST_MARGIN * float(spent_ms[np.arange(len(cheapest)), cheapest].mean())
     unpriced = mean_chosen_latency(scores, mean_ms, 0.0, **charged)
     if unpriced <= lowest:

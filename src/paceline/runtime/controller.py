@@ -18,6 +18,7 @@ from paceline.latency.estimate import LatencyEstimator
 from paceline.latency.quantity import LATENCY, Quantity
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.policies.text_features import TextFeatures
 from paceline.runtime.average import AverageBudget, PriceTable
 from paceline.runtime.decision import (
     Candidates,
@@ -57,6 +58,9 @@ class Controller:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.perf_counter  # seconds
     exports: Exports | None = None  # files that `paceline export` wrote
+    text_features: TextFeatures | None = (
+        None  # of outcomes whose only features are those of the question's text
+    )
     make_weigher: "Callable[[Controller], Weigher] | None" = field(default=None, repr=False)  # None: numpy
     actions: np.ndarray = field(init=False, repr=False)  # int64 (m,): what it chooses from, ascending
     weigher: Weigher = field(init=False, repr=False)  # what computes a decision
@@ -200,6 +204,25 @@ class Controller:
                 f"controller: it was trained for the knobs {_describe(self.space)}, {owner} has {_describe(space)}; "
                 "use this model's controller or train one with paceline profile and paceline train"
             )
+
+    def text_context(self, prompt: str) -> Context:
+        """A new request, of which `decide` needs no more than its text, as of a router between text models.
+
+        Raises ControllerError where the policy reads other features.
+        """
+        if self.text_features is None:
+            raise ControllerError(
+                "controller: its policy reads other features than those of a text, expected one trained on imported "
+                "questions (paceline import --question); decide about an image and a prompt, or a recorded sample"
+            )
+        nothing = np.zeros(len(self.actions), np.int64)
+        return Context(
+            image_features=np.empty(0, np.float32),
+            question_features=self.text_features.read([prompt])[0],
+            tiles=nothing,
+            vision_tokens=nothing,
+            prompt_tokens=nothing,
+        )
 
     def decide(
         self,

@@ -13,11 +13,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
-from paceline.errors import ControllerError, KnobError
+from paceline.errors import ControllerError, KnobError, PacelineError
 from paceline.knobs import KnobSpace
 from paceline.latency.estimate import LatencyEstimator
+from paceline.policies import text_features
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.spec import PolicySpec
+from paceline.policies.text_features import TextFeatures
 from paceline.runtime.average import PriceTable
 from paceline.runtime.controller import Controller
 from paceline.runtime.exports import Exports
@@ -57,6 +59,8 @@ def save_controller(controller: Controller, path: Path) -> None:
     loads.
     """
     contents = {POLICY: _policy_bytes(controller), LATENCY: _latency_bytes(controller)}
+    if controller.text_features is not None:
+        contents[text_features.FILE] = controller.text_features.to_bytes()
     if controller.exports is not None:
         contents |= {name: controller.exports.read(name) for name in controller.exports.files}
     description = {
@@ -108,6 +112,7 @@ def load_controller(path_or_name: str | Path) -> Controller:
             metrics=description["metrics"],
             provenance=description["provenance"],
             exports=_exports(path, description),
+            text_features=_text_features(path, description["files"]),
         )
     except (ControllerError, KnobError) as error:
         raise ControllerError(f"{where}: {error}") from error
@@ -243,11 +248,33 @@ def _exports(path: Path, description: Mapping[str, Any]) -> Exports | None:
     record = description.get("exports")
     if record is None:
         return None
-    files = {name: file for name, file in description["files"].items() if name not in (POLICY, LATENCY)}
+    own = (POLICY, LATENCY, text_features.FILE)
+    files = {name: file for name, file in description["files"].items() if name not in own}
     return Exports(directory=path, record=record, files=files)
 
 
+def _text_features(path: Path, files: Mapping[str, Any]) -> TextFeatures | None:
+    if text_features.FILE not in files:
+        return None
+    file = path / text_features.FILE
+    try:
+        return TextFeatures.from_bytes(_read_checked(file, files), str(file))
+    except PacelineError as error:
+        raise ControllerError(str(error)) from error
+
+
 def _read_arrays(path: Path, files: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    data = _read_checked(path, files)
+    try:
+        return safetensors_numpy.load(data)
+    except SafetensorError as error:
+        raise ControllerError(
+            f"{path}: not a safetensors file ({error}); train the controller again"
+        ) from error
+
+
+def _read_checked(path: Path, files: Mapping[str, Any]) -> bytes:
+    """The contents of a file, which are those that the description was written with."""
     if not path.is_file():
         raise ControllerError(f"{path}: the file is missing; train or copy the controller again")
     data = path.read_bytes()
@@ -267,12 +294,7 @@ def _read_arrays(path: Path, files: Mapping[str, Any]) -> dict[str, np.ndarray]:
             f"{path}: its contents do not match the hash in {DESCRIPTION}; the file was changed or belongs to "
             "another controller, train or copy the controller again"
         )
-    try:
-        return safetensors_numpy.load(data)
-    except SafetensorError as error:
-        raise ControllerError(
-            f"{path}: not a safetensors file ({error}); train the controller again"
-        ) from error
+    return data
 
 
 def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

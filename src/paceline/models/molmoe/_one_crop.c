@@ -16,6 +16,10 @@
 #define SERVED /* of a kind that this file is written for; elsewhere nothing is served */
 #endif
 
+/* A logit whose share of a softmax is next to nothing, e^-80. */
+#define NOTHING -1e30f
+
+#ifdef SERVED
 /* Lanes of a vector, those 1, 2, 4 and 8 apart in each other's place. */
 static const int32_t ACROSS[4][16] = {
     {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14},
@@ -24,10 +28,6 @@ static const int32_t ACROSS[4][16] = {
     {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7},
 };
 
-/* A logit that takes no share of a softmax. */
-#define NOTHING -1e30f
-
-#ifdef SERVED
 #define LANES 16
 #define NAME(x) x##_of_sixteens
 #define TARGET __attribute__((target("avx512f,avx512dq,fma")))
@@ -53,27 +53,34 @@ typedef struct {
     void (*attend)(const float *query, const float *const *row, int width, int heads, float *out);
 } Kernels;
 
-#define KERNELS(kind, supported)                                                                                       \
-    if (supported) {                                                                                                   \
-        Kernels found = {#kind, multiply_of_##kind, silu_of_##kind, normalise_of_##kind, softmax_of_##kind,              \
-                         attend_of_##kind};                                                                            \
-        if (asked == NULL || strcmp(asked, #kind) == 0)                                                                \
-            return found;                                                                                              \
-    }
-
-/* The widest kernels that the processor has, or those asked for; a name of NULL where it lacks them. */
-static Kernels kernels(const char *asked)
-{
 #ifdef SERVED
-    KERNELS(sixteens, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
-    KERNELS(eights, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#define KERNELS(kind)                                                                                                  \
+    {#kind, multiply_of_##kind, silu_of_##kind, normalise_of_##kind, softmax_of_##kind, attend_of_##kind}
+static const Kernels KINDS[] = {KERNELS(sixteens), KERNELS(eights)}; /* the widest first */
+enum { KIND_COUNT = 2 };
+
+static int supported(int kind)
+{
+    return kind == 0 ? __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+                     : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#else
+static const Kernels KINDS[1];
+enum { KIND_COUNT = 0 };
+
+static int supported(int kind) { return kind < 0; }
 #endif
-    (void)asked;
-    Kernels none = {NULL, NULL, NULL, NULL, NULL, NULL};
-    return none;
+
+/* The widest kernels that the processor has, or those asked for; NULL where it lacks them. */
+static const Kernels *kernels(const char *asked)
+{
+    for (int kind = 0; kind < KIND_COUNT; kind++)
+        if (supported(kind) && (asked == NULL || strcmp(asked, KINDS[kind].name) == 0))
+            return &KINDS[kind];
+    return NULL;
 }
 
-enum { MOST_FEATURES = 8 };
+enum { MOST_FEATURES = 8, MOST_GRID = 64, MOST_WIDTH = 4096, MOST_PATCH = 1 << 16 };
 
 typedef struct {
     const float *attention_factor, *attention_offset, *qkv, *qkv_bias, *out, *out_bias;
@@ -89,7 +96,7 @@ typedef struct {
     const float *query, *query_bias, *key_value, *key_value_bias, *pool_out, *pool_out_bias, *gate_up, *project;
     Block *block;
     float *filling; /* added to logits: nothing to the keys, `NOTHING` to what fills their row up */
-    Kernels run;
+    const Kernels *run;
 } Tower;
 
 /* The first place in a block of memory where a line of the cache begins. */
@@ -113,7 +120,7 @@ static void run_block(const Tower *self, const Block *block, float *x, int seen,
 {
     int width = self->width, head = width / self->heads, step = filled(seen);
     float *normed = work, *qkv = normed + (size_t)seen * width, *rest = qkv + (size_t)seen * 3 * width;
-    const Kernels *run = &self->run;
+    const Kernels *run = self->run;
     run->normalise(x, seen, width, block->attention_factor, block->attention_offset, normed);
     run->multiply(normed, width, seen, width, block->qkv, 3 * width, 3 * width, block->qkv_bias, qkv, 3 * width, 0);
     float *scores = rest, *turned = rest + (size_t)seen * step, *mixed = normed;
@@ -147,10 +154,10 @@ static void read_features(const Tower *self, const float *patches, float *featur
     }
     float *x = work, *rest = work + (size_t)(count + 1) * width;
     memcpy(x, self->class_token, width * sizeof(float));
-    self->run.multiply(patches, self->patch, count, self->patch, self->embedding, width, width, NULL, x + width, width, 0);
+    self->run->multiply(patches, self->patch, count, self->patch, self->embedding, width, width, NULL, x + width, width, 0);
     for (int i = 0; i < (count + 1) * width; i++)
         x[i] += self->positions[i];
-    self->run.normalise(x, count + 1, width, self->first_factor, self->first_offset, x);
+    self->run->normalise(x, count + 1, width, self->first_factor, self->first_offset, x);
     for (int block = 0; block < self->blocks; block++) {
         run_block(self, &self->block[block], x, count + 1, rest);
         for (int part = 0; part < self->features; part++)
@@ -168,7 +175,7 @@ static void pool(const Tower *self, const float *features, const float *mask, fl
     float *both = work, *mean = both + (size_t)count * 2 * width, *query = mean + (size_t)windows * kept;
     float *mixed = query + (size_t)windows * width, *out = mixed + (size_t)windows * width;
     float *gate_up = out + (size_t)windows * width, *gated = gate_up + (size_t)windows * 2 * hidden;
-    const Kernels *run = &self->run;
+    const Kernels *run = self->run;
     for (int row = 0; row < count; row++) {
         const float *pad = mask[row] == 0.0f ? self->pads : mask[row] < 1.0f ? self->pads + kept : NULL;
         for (int i = 0; i < kept; i++)
@@ -256,31 +263,34 @@ static PyObject *tower_read(Tower *self, PyObject *const *args, Py_ssize_t count
     Py_RETURN_NONE;
 }
 
-/* The weights in the order in which they come; how many numbers they are. */
-static size_t place_weights(Tower *self, const float *here)
+/* Says where each of the weights is, which come in this order from `start` on; how many they are, where that is NULL. */
+static size_t place_weights(Tower *self, const float *start)
 {
-    const float *start = here;
-    size_t width = self->width, patches = (size_t)self->grid * self->grid, kept = width * self->features;
-#define NEXT(field, count) (field = here, here += (count))
+    size_t width = self->width, patches = (size_t)self->grid * self->grid, kept = width * self->features, used = 0;
+#define NEXT(field, count)                                                                                             \
+    do {                                                                                                               \
+        if (start != NULL)                                                                                             \
+            field = start + used;                                                                                      \
+        used += (count);                                                                                               \
+    } while (0)
     NEXT(self->embedding, self->patch * width);
     NEXT(self->class_token, width);
     NEXT(self->positions, (patches + 1) * width);
     NEXT(self->first_factor, width);
     NEXT(self->first_offset, width);
     for (int i = 0; i < self->blocks; i++) {
-        Block none, *block = self->block == NULL ? &none : &self->block[i];
-        NEXT(block->attention_factor, width);
-        NEXT(block->attention_offset, width);
-        NEXT(block->qkv, width * 3 * width);
-        NEXT(block->qkv_bias, 3 * width);
-        NEXT(block->out, width * width);
-        NEXT(block->out_bias, width);
-        NEXT(block->mlp_factor, width);
-        NEXT(block->mlp_offset, width);
-        NEXT(block->up, width * self->mlp);
-        NEXT(block->up_bias, self->mlp);
-        NEXT(block->down, self->mlp * width);
-        NEXT(block->down_bias, width);
+        NEXT(self->block[i].attention_factor, width);
+        NEXT(self->block[i].attention_offset, width);
+        NEXT(self->block[i].qkv, width * 3 * width);
+        NEXT(self->block[i].qkv_bias, 3 * width);
+        NEXT(self->block[i].out, width * width);
+        NEXT(self->block[i].out_bias, width);
+        NEXT(self->block[i].mlp_factor, width);
+        NEXT(self->block[i].mlp_offset, width);
+        NEXT(self->block[i].up, width * self->mlp);
+        NEXT(self->block[i].up_bias, self->mlp);
+        NEXT(self->block[i].down, self->mlp * width);
+        NEXT(self->block[i].down_bias, width);
     }
     NEXT(self->pads, 2 * kept);
     NEXT(self->query, kept * self->pool_width);
@@ -292,20 +302,26 @@ static size_t place_weights(Tower *self, const float *here)
     NEXT(self->gate_up, (size_t)self->pool_width * 2 * self->hidden);
     NEXT(self->project, (size_t)self->hidden * self->tokens);
 #undef NEXT
-    return here - start;
+    return used;
 }
 
 static int check_sizes(const Tower *self)
 {
-    int sizes[] = {self->width, self->mlp, self->pool_width, self->hidden, self->tokens};
-    int good = self->grid >= 2 && self->grid % 2 == 0 && self->grid <= 64 && self->patch >= 1 && self->patch <= 65536 && self->blocks >= 1 &&
-               self->heads >= 1 && self->pool_heads >= 1 && self->features >= 1;
-    for (int i = 0; good && i < 5; i++)
-        good = sizes[i] >= 16 && sizes[i] % 16 == 0 && sizes[i] <= 4096;
-    good = good && self->width % (16 * self->heads) == 0 && self->pool_width % (16 * self->pool_heads) == 0;
-    for (int i = 0; good && i < self->features; i++)
-        good = self->feature[i] >= 0 && self->feature[i] < self->blocks;
-    return good;
+    const int widths[] = {self->width, self->mlp, self->pool_width, self->hidden, self->tokens};
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++)
+        if (widths[i] < 16 || widths[i] % 16 || widths[i] > MOST_WIDTH)
+            return 0;
+    if (self->grid < 2 || self->grid % 2 || self->grid > MOST_GRID || self->patch < 1 || self->patch > MOST_PATCH)
+        return 0;
+    if (self->heads < 1 || self->width % (16 * self->heads) || self->pool_heads < 1 ||
+        self->pool_width % (16 * self->pool_heads))
+        return 0;
+    if (self->blocks < 1 || self->features < 1)
+        return 0;
+    for (int i = 0; i < self->features; i++)
+        if (self->feature[i] < 0 || self->feature[i] >= self->blocks)
+            return 0;
+    return 1;
 }
 
 static PyObject *tower_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -329,15 +345,18 @@ static PyObject *tower_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     self->features = kept <= MOST_FEATURES ? (int)kept : 0;
     if (good && !check_sizes(self)) {
-        PyErr_SetString(PyExc_ValueError, "sizes: expected widths that are multiples of 16, an even grid, heads that divide "
-                                          "them, and blocks of the tower");
+        PyErr_Format(PyExc_ValueError,
+                     "sizes: expected widths and heads of multiples of 16 up to %d, an even grid up to %d, patches of up to "
+                     "%d numbers, and features of 1 to %d of its blocks",
+                     MOST_WIDTH, MOST_GRID, MOST_PATCH, MOST_FEATURES);
         good = 0;
     }
     if (good) {
         self->run = kernels(asked);
-        good = self->run.name != NULL;
+        good = self->run != NULL;
         if (!good)
-            PyErr_Format(PyExc_ImportError, "this processor has no vectors of %s", asked == NULL ? "eights" : asked);
+            PyErr_Format(PyExc_ImportError, "kernels: got %s, but nothing was compiled for this processor and compiler that is",
+                         asked == NULL ? "none" : asked);
     }
     size_t count = good ? place_weights(self, NULL) : 0;
     good = good && numbers(weights, "weights", count, PyBUF_SIMPLE, &view);
@@ -397,8 +416,14 @@ static PyType_Spec tower_spec = {
 static PyObject *module_kernels(PyObject *module, PyObject *nothing)
 {
     (void)module, (void)nothing;
-    const char *first = kernels("sixteens").name, *second = kernels("eights").name;
-    return first != NULL ? Py_BuildValue("(ss)", first, "eights") : second != NULL ? Py_BuildValue("(s)", second) : PyTuple_New(0);
+    PyObject *names = PyList_New(0);
+    for (int kind = 0; names != NULL && kind < KIND_COUNT; kind++) {
+        PyObject *name = supported(kind) ? PyUnicode_FromString(KINDS[kind].name) : NULL;
+        if (name != NULL && PyList_Append(names, name) < 0)
+            Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    return names;
 }
 
 static PyMethodDef functions[] = {

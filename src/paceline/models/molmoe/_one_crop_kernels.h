@@ -76,6 +76,7 @@ TARGET static inline NAME(Vector) NAME(swapped)(NAME(Vector) x, int k)
     return __builtin_shuffle(x, *(const NAME(Whole) *)ACROSS[k]);
 }
 
+/* x where it is larger than y, else y. */
 TARGET static inline NAME(Vector) NAME(larger)(NAME(Vector) x, NAME(Vector) y)
 {
     return (NAME(Vector))(((NAME(Whole))x & (x > y)) | ((NAME(Whole))y & ~(x > y)));
@@ -99,7 +100,7 @@ TARGET static inline float NAME(largest)(NAME(Vector) x)
 TARGET static inline NAME(Vector) NAME(exponential)(NAME(Vector) x)
 {
     const NAME(Vector) none = {0}, low = none - 80.0f, high = none + 88.0f;
-    x = -NAME(larger)(-NAME(larger)(x, low), -high);
+    x = -NAME(larger)(-high, -NAME(larger)(low, x)); /* NaN is not larger than a bound, and stays */
     NAME(Vector) shifted = x * 1.44269504088896341f + 12582912.0f; /* 1.5 * 2^23: the last bits are a whole number */
     NAME(Vector) count = shifted - 12582912.0f;
     x = x - count * 0.693359375f + count * 2.12194440e-4f;

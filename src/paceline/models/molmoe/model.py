@@ -100,7 +100,7 @@ class MolmoE(nn.Module):
         pixels = image_array(image)
         patches = crops.overview_crop(pixels, self.crop_options)
         mask = crops.padding_masks(pixels.shape[:2], None, self.crop_options)
-        compiled = self.one_crop.of(self.vision)
+        compiled = self.one_crop.of(self.vision) if self.device.type == "cpu" else None
         if compiled is not None:
             class_and_patches, tokens, image_mean = compiled.read(patches, mask[0])
         else:

@@ -9,24 +9,40 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from paceline.models.molmoe.options import MolmoEOptions
 from paceline.models.molmoe.vision import QUICK, VisionTower, VitBlock
 
-MOST_WEIGHTS = 1 << 20
-"""Numbers in a tower up to which starting torch's operations takes longer than what they compute."""
-LANES = 16
-"""Widths are multiples of it."""
+MOST_WEIGHTS, MOST_GRID = 1 << 20, 16
+"""Numbers in a tower, and patches along a side, up to which starting torch's operations takes longest."""
+LANES, MOST_WIDTH, MOST_FEATURES = 16, 4096, 8
+"""Widths are multiples of LANES; the most that the compiled tower takes."""
 
-_WRITES = attrgetter("_version")
+_POINTER, _WRITES = torch.Tensor.data_ptr, attrgetter("_version")
+
+_registered = 0  # how many parameters and layers modules of this process were given
 
 logger = logging.getLogger(__name__)
+
+
+def _register(*_: object) -> None:
+    global _registered
+    _registered += 1
+
+
+register_module_parameter_registration_hook(_register)
+register_module_module_registration_hook(_register)
 
 
 class OneCrop:
     """`VisionTower` for one crop, in float32 on a CPU. Immutable; any number of threads may use it at once.
 
-    Its weights are a copy, which writes through a parameter's `data` go past: see `is_current`.
+    Its weights are a copy. `is_current` notices parameters and layers that were replaced, moved or written to; what
+    torch itself does not count, through `parameter.data` or an array that shares its memory, goes past it.
     """
 
     def __init__(self, vision: VisionTower, kernels: str | None = None) -> None:
@@ -35,7 +51,7 @@ class OneCrop:
         `kernels`: by the numbers in a vector, "sixteens" or "eights"; by default the widest that the processor has.
 
         Raises:
-            ImportError: installed without a C compiler, or on a processor without such vectors.
+            ImportError: installed without gcc, or on a processor without such vectors.
             ValueError: another tower.
         """
         options = vision.options
@@ -46,7 +62,15 @@ class OneCrop:
             (options.width,),
         )
         self._parameters = tuple(vision.parameters())
-        self._state = self._seen()
+        self._matrices = tuple(
+            parameter for parameter in self._parameters if parameter.ndim > 1
+        )  # of a layer one
+        self._memory = [
+            matrix.detach() for matrix in self._matrices
+        ]  # its place is not given away while this lives
+        self._registered = _registered
+        self._pointers = tuple(map(_POINTER, self._matrices))
+        self._writes = sum(map(_WRITES, self._parameters))
         self._read = native.Tower(
             sizes=(
                 *(options.grid, options.patch_dim, options.vit_width, options.vit_heads, options.vit_mlp),
@@ -60,31 +84,36 @@ class OneCrop:
 
     @staticmethod
     def compiled() -> tuple[str, ...]:
-        """The kernels that this installation and processor have, the widest first; none without a C compiler."""
+        """The kernels that this installation and processor have, the widest first; none without gcc or x86-64."""
         try:
-            return import_module("paceline.models.molmoe._one_crop").kernels()
+            return tuple(import_module("paceline.models.molmoe._one_crop").kernels())
         except ImportError:
             return ()
 
     @staticmethod
     def serves(vision: VisionTower) -> bool:
-        """Whether a tower is small, in float32, on a CPU, and of widths that fill vectors."""
-        options, weight = vision.options, vision.class_embedding
+        """Whether a tower is small, not trained, in float32, on a CPU, and of widths that fill vectors."""
+        parameters = list(vision.parameters())
         return (
-            weight.device.type == "cpu"
-            and weight.dtype == torch.float32
-            and not weight.is_inference()
-            and sum(parameter.numel() for parameter in vision.parameters()) <= MOST_WEIGHTS
-            and _fills(options)
+            all(
+                parameter.device.type == "cpu"
+                and parameter.dtype == torch.float32
+                and not parameter.requires_grad
+                and not parameter.is_inference()
+                for parameter in parameters
+            )
+            and sum(parameter.numel() for parameter in parameters) <= MOST_WEIGHTS
+            and _fills(vision.options)
         )
 
     def is_current(self) -> bool:
-        """Whether the tower still has the weights that were copied: in the same place, not written to since."""
-        return self._state == self._seen()
-
-    def _seen(self) -> tuple[int, int]:
-        # Counts of writes only rise, so their sum tells as much as all; after a model ran every line of Python is slow.
-        return self._parameters[0].data_ptr(), sum(map(_WRITES, self._parameters))
+        """Whether the tower still has the weights that were copied, as far as torch knows."""
+        # In whole passes, since every line of Python is slow after a model ran. Counts of writes only rise.
+        return (
+            self._registered == _registered
+            and tuple(map(_POINTER, self._matrices)) == self._pointers
+            and sum(map(_WRITES, self._parameters)) == self._writes
+        )
 
     def read(
         self, patches: Float[np.ndarray, "patches dim"], mask: Float[np.ndarray, " patches"]
@@ -103,17 +132,18 @@ class KeptCrop:
     """The compiled tower of a model, made at its first overview and again when weights changed. Copies start anew."""
 
     def __init__(self) -> None:
-        self._kept: tuple[VisionTower, torch.device, torch.dtype, OneCrop | None] | None = None
+        self._kept: tuple[VisionTower, torch.device, torch.dtype, bool, OneCrop | None] | None = None
 
     def of(self, vision: VisionTower) -> OneCrop | None:
         """None for a tower that nothing compiled serves."""
-        kept, weight = self._kept, vision.class_embedding
-        if kept is not None and kept[0] is vision and kept[1] == weight.device and kept[2] == weight.dtype:
-            found = kept[3]
+        weight, kept = vision.class_embedding, self._kept
+        now = vision, weight.device, weight.dtype, weight.requires_grad
+        if kept is not None and kept[0] is vision and kept[1:4] == now[1:]:
+            found = kept[4]
             if found is None or found.is_current():
                 return found
         found = _compiled(vision)
-        self._kept = vision, weight.device, weight.dtype, found
+        self._kept = *now, found
         return found
 
     def __reduce__(self) -> tuple[type["KeptCrop"], tuple[()]]:
@@ -136,7 +166,10 @@ def _fills(options: MolmoEOptions) -> bool:
         all(width % LANES == 0 for width in widths)
         and options.vit_width % (LANES * options.vit_heads) == 0
         and options.pool_width % (LANES * options.pool_heads) == 0
+        and max(widths) <= MOST_WIDTH
         and options.grid % 2 == 0
+        and options.grid <= MOST_GRID
+        and len(options.vit_features) <= MOST_FEATURES
     )
 
 

@@ -15,6 +15,7 @@ from paceline.outcomes.importers.cells import Cells, make_cells
 from paceline.outcomes.importers.core_exp import TIERS
 from paceline.outcomes.importers.counting import LISTED_HOLES, count_outcomes
 from paceline.outcomes.importers.features import given_features, question_features
+from paceline.outcomes.importers.made_before import made_before
 from paceline.outcomes.importers.options import ImportOptions
 from paceline.outcomes.importers.records import configuration_label
 from paceline.outcomes.importers.rows import JoinedRows
@@ -75,14 +76,21 @@ def assemble(
     progress.advance(1)
     splits, split_by = _splits(names, None if split is None else split[order], options, audit)
     train = splits == "train"
-    image_width = 0
+    image_width, text = 0, None
+    like = None if options.features_from is None else made_before(options.features_from, given is not None)
     if maker is not None:
         features, image_width, described = maker.make(names["dataset"], names["picture"], names["question"])
-    elif given is None:
-        features, described = question_features(names["question"], names["kind"], train, options.seed, audit)
-        _note_repeated(names, splits, audit)
+    elif given is not None:
+        before = None if like is None else like.described
+        features, described = given_features(given[0][order], given[1], train, audit, before)
+    elif like is not None:
+        features, described, text = like.read(names["question"], audit), like.described, like.text
     else:
-        features, described = given_features(given[0][order], given[1], train, audit)
+        features, described, text = question_features(
+            names["question"], names["kind"], train, options.seed, audit
+        )
+    if given is None and maker is None:
+        _note_repeated(names, splits, audit)
     listed = 0 if options.table.propensity else LISTED_HOLES
     count_outcomes(names["sample_id"], configurations, columns, cut, listed, audit)
     made_options = {
@@ -108,6 +116,7 @@ def assemble(
         **cut,
         features=features,
         image_width=image_width,
+        text_features=text,
         manifest=Manifest(
             space=space,
             software={"paceline": paceline.__version__},
@@ -134,7 +143,8 @@ def _splits(
         "splits: by image or group, or by sample where neither is known, every data set in the same shares: "
         f"{'/'.join(f'{100 * share:.0f}' for share in SHARES)} % from seed {options.seed}"
     )
-    return splits_by_image(names["image"], names["dataset"], options.seed), "image"
+    by = "image" if options.table.group is None else "group"
+    return splits_by_image(names["image"], names["dataset"], options.seed), by
 
 
 def _note_repeated(names: dict[str, list[str]], splits: np.ndarray, audit: Audit) -> None:

@@ -1,21 +1,29 @@
 """Features of imported samples: the user's columns, or made from the text of the questions."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from paceline.errors import OutcomesError
 from paceline.outcomes.importers.audit import Audit, some
+from paceline.policies.text_features import TextFeatures, terms_of
 
+COLUMNS, TEXT = "columns", "tf-idf + SVD of the question"
+"""Kinds of features that `--features-from` makes again."""
 TEXT_WIDTH = 32
+MOST_TERMS = 20_000
 STRANGE = 0.5
 """Share of questions without a known word beyond which an import warns."""
 
 
 def given_features(
-    values: np.ndarray, names: Sequence[str], train: np.ndarray, audit: Audit
+    values: np.ndarray,
+    names: Sequence[str],
+    train: np.ndarray,
+    audit: Audit,
+    like: Mapping[str, Any] | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The user's columns as finite float32, and what was done to them.
 
@@ -26,6 +34,8 @@ def given_features(
         values: float64 (n, f), NaN where empty.
         names: (f,).
         train: bool (n,).
+        audit: gets warnings.
+        like: what other outcomes said of theirs: its medians stand for empty values, its columns are marked.
     """
     if np.isinf(values).any():
         bad = [names[i] for i in np.flatnonzero(np.isinf(values).any(axis=0)).tolist()]
@@ -37,8 +47,22 @@ def given_features(
     for i in range(values.shape[1]):
         seen = values[train & ~empty[:, i], i]
         medians[i] = float(np.median(seen)) if len(seen) else 0.0
-    filled = np.where(empty, medians, values)
     gaps = np.flatnonzero(empty.any(axis=0) & ~empty.all(axis=0))
+    if like is not None:
+        if list(names) != like["columns"]:
+            raise OutcomesError(
+                f"--features: got {some(list(names))}, expected the columns of --features-from in their order, "
+                f"{some(like['columns'])}"
+            )
+        medians = np.array(like["medians"], dtype=np.float64)
+        gaps = np.array([list(names).index(name) for name in like["empty_marked"]], dtype=np.int64)
+        alone = np.setdiff1d(np.flatnonzero(empty.any(axis=0)), gaps)
+        if len(alone):
+            audit.warn(
+                f"features: {some([names[i] for i in alone.tolist()])} have empty values, which those of "
+                "--features-from have not: they count as the median there and are not marked"
+            )
+    filled = np.where(empty, medians, values)
     features = np.concatenate([filled, empty[:, gaps].astype(np.float64)], axis=1)
     limit = float(np.finfo(np.float32).max)
     if (np.abs(features) > limit).any():
@@ -46,7 +70,7 @@ def given_features(
             f"features: {int((np.abs(features) > limit).sum())} values exceed {limit:.1e} and count as that"
         )
     facts = {
-        "kind": "columns",
+        "kind": COLUMNS,
         "columns": list(names),
         "medians": medians.tolist(),
         "empty_marked": [names[i] for i in gaps.tolist()],
@@ -56,45 +80,42 @@ def given_features(
 
 def question_features(
     question: Sequence[str], kind: Sequence[str], train: np.ndarray, seed: int, audit: Audit
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, dict[str, Any], TextFeatures | None]:
     """Features of the question text: TF-IDF of words and their pairs, reduced by a truncated SVD (LSA).
 
     Fitted on the training samples only. Samples without any text get their kind as indicators, and without kinds one
     constant column.
 
     Returns:
-        float32 (n, width), and what they are.
+        float32 (n, width), what they are, and what makes them of a text, where they are of one.
     """
-    texts = np.array(question, dtype=object)
-    vectors = _tfidf(texts, train) if any(text.strip() for text in question) else None
-    if vectors is not None:
-        from sklearn.decomposition import TruncatedSVD
-
-        strange = ~train & (vectors.getnnz(axis=1) == 0)
-        if strange.sum() > STRANGE * max(1, int((~train).sum())):
-            audit.warn(
-                f"{int(strange.sum())} of {int((~train).sum())} questions outside the train split share no word with "
-                "those in it, as of languages without blanks: their features say nothing; name columns of your own "
-                "with --features"
-            )
-        width = int(min(TEXT_WIDTH, vectors.shape[1] - 1, int(train.sum()) - 1))
-        if width >= 1:
-            reduction = TruncatedSVD(n_components=width, random_state=seed)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                reduction.fit(vectors[train])
-            features = reduction.transform(vectors).astype(np.float32)
-            described = {"kind": "tf-idf + SVD of the question", "width": width, "seed": seed}
-            return features, described | {"fitted_on": _digest(texts[train].tolist())}
+    known = [part for part, seen in zip(question, train.tolist(), strict=True) if seen]
+    text = _fitted(known, seed)
+    if text is not None:
+        described = {"kind": TEXT, "width": text.width, "seed": seed, "fitted_on": _digest(known)}
+        return text_features(text, question, ~train, audit), described, text
     kinds = sorted(set(kind))
     if len(kinds) > 1:
         audit.warn("no question text to make features of: the kind of question is the only feature")
         features = np.array([[float(item == name) for name in kinds] for item in kind], dtype=np.float32)
-        return features, {"kind": "indicators of the kind", "kinds": kinds, "width": len(kinds)}
+        return features, {"kind": "indicators of the kind", "kinds": kinds, "width": len(kinds)}, None
     audit.warn(
         "no features and no question text: all samples look alike to a policy; name columns with --features or "
         "--question"
     )
-    return np.zeros((len(texts), 1), dtype=np.float32), {"kind": "none", "width": 1}
+    return np.zeros((len(question), 1), dtype=np.float32), {"kind": "none", "width": 1}, None
+
+
+def text_features(text: TextFeatures, question: Sequence[str], new: np.ndarray, audit: Audit) -> np.ndarray:
+    """float32 (n, width) of questions; a warning where most of those that are `new`, bool (n,), say nothing."""
+    features = text.read(question)
+    strange = new & ~features.any(axis=1)
+    if strange.sum() > STRANGE * max(1, int(new.sum())):
+        audit.warn(
+            f"{int(strange.sum())} of {int(new.sum())} questions share no word with those that the features were "
+            "fitted on: their features say nothing; name columns of your own with --features"
+        )
+    return features
 
 
 def _digest(texts: Sequence[str]) -> str:
@@ -102,13 +123,27 @@ def _digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _tfidf(texts: np.ndarray, train: np.ndarray) -> Any:
-    """Sparse (n, terms); None where the training texts hold no words."""
+def _fitted(texts: list[str], seed: int) -> TextFeatures | None:
+    """None where the texts hold too few words."""
+    if not any(terms_of(text) for text in texts):
+        return None
+    from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1, max_features=20_000)
-    try:
-        vectorizer.fit(texts[train].tolist())
-    except ValueError:  # an empty vocabulary
+    vectorizer = TfidfVectorizer(
+        analyzer=terms_of,  # pyright: ignore[reportArgumentType]
+        sublinear_tf=True,
+        max_features=MOST_TERMS,
+    )
+    vectors = vectorizer.fit_transform(texts)
+    width = int(min(TEXT_WIDTH, vectors.shape[1] - 1, len(texts) - 1))
+    if width < 1:
         return None
-    return vectorizer.transform(texts.tolist())
+    reduction: Any = TruncatedSVD(n_components=width, random_state=seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        reduction.fit(vectors)
+    return TextFeatures(
+        terms=tuple(vectorizer.get_feature_names_out().tolist()),
+        weights=vectorizer.idf_.astype(np.float32),
+        components=np.ascontiguousarray(reduction.components_.T, dtype=np.float32),
+    )

@@ -46,6 +46,7 @@ class ImportOptions:
     )  # of lmms-eval, by folder
     metric: str | None = None  # of lmms-eval, where a log holds several
     latency_unknown: bool = False  # latency or cost is known only after the choice was made
+    features_from: str | None = None  # an outcomes directory, whose features these are made like
     strict: bool = False
     seed: int = 0  # of splits and text features
     preparation: Preparation = field(default_factory=Preparation)  # what training does with the train samples

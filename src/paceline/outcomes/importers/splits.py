@@ -108,8 +108,8 @@ def splits_from_column(values: np.ndarray, text: str, image: Sequence[str], audi
     shared = shared_images(image, names)
     if shared:
         raise OutcomesError(
-            f"--split: {len(shared)} images are in two splits ({some(shared)}), expected each in one, else the test "
-            "samples are known from training; leave --split out to split by image"
+            f"--split: {len(shared)} images or groups are in two splits ({some(shared)}), expected each in one, else "
+            "the test samples are known from training; leave --split out to split by image or group"
         )
     audit.note(f"splits: as column {column} says")
     empty = [name for name in SPLITS if name not in names]

@@ -28,6 +28,9 @@ from paceline.outcomes.importers.units import refuse_percentages, share_measure,
 from paceline.outcomes.progress import Progress
 from paceline.outcomes.rows import listed
 
+LONGEST_GROUP = 40
+"""Characters of a group's text that are kept as its name."""
+
 Coded: TypeAlias = tuple[np.ndarray, list[int | float | str]]
 """A knob's column: an index per row, int64 (rows,), and what the indices mean."""
 
@@ -117,13 +120,15 @@ def _samples(
 
 
 def _group_names(texts: np.ndarray) -> list[str]:
-    """A short name of every group (n,), whatever its text; empty where a sample is in none."""
-    return [
-        f"group-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
-        if text
-        else ""
-        for text in map(str.strip, map(str, texts.tolist()))
-    ]
+    """A name of every group (n,): its text, of a long one the beginning and a hash; empty where a sample has none."""
+
+    def name(text: str) -> str:
+        if len(text) <= LONGEST_GROUP:
+            return text
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        return f"{text[:LONGEST_GROUP]}... ({digest})"
+
+    return [name(text.strip()) for text in map(str, texts.tolist())]
 
 
 def _configurations(knobs: Mapping[str, Coded]) -> tuple[list[Configuration], np.ndarray]:
