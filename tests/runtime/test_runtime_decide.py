@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from controllers import FakeClock, context, controller, fake_training, rows_to_serve, table
 from fakes import FAKE_SPACE, OVERVIEW_MS
+from paceline.budgets import parse_budget
 from paceline.errors import BudgetError, ControllerError, InfeasibleBudgetError, TrainError
 from paceline.knobs import Knob, KnobSpace
 from paceline.policies.native_policy import compiled
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import AverageBudget
 from paceline.runtime.backends import with_backend
-from paceline.runtime.controller import Controller
+from paceline.runtime.controller import KEPT_TEXTS, Controller
 from paceline.runtime.decision import RejectedError
 
 LONG = 1e6
@@ -159,6 +160,25 @@ def test_shares_and_classes_are_of_this_requests_full_configuration():
     narrow = min(range(100), key=lambda i: rows_to_serve().tiles[i, -1])
     more, less = (controller().decide(context(i), budget="80%").budget_ms or 0 for i in (wide, narrow))
     assert more > less
+
+
+def test_what_a_text_means_is_kept_and_a_share_is_of_each_request():
+    chooser = dataclasses.replace(controller())
+    rows = rows_to_serve().tiles[:100, -1]
+    wide, narrow = int(rows.argmax()), int(rows.argmin())
+    texts = ["80%", "low", "0.05s", " 80 % ", *(f"{share}%" for share in range(1, 300))]
+    for text in (*texts, *texts):
+        for place in (wide, narrow):
+            seen = context(place)
+            full = chooser.times(seen).full_ms
+            classes = {name: share * full for name, share in chooser.guard.classes.items()}
+            expected = parse_budget(text, full_ms=full, classes=classes)
+            assert chooser.decide(seen, budget=text).budget_ms == pytest.approx(expected)
+    assert len(chooser._said) == KEPT_TEXTS
+    assert not dataclasses.replace(chooser)._said
+    for _ in range(2):
+        with pytest.raises(BudgetError, match="got 'soon'"):
+            chooser.decide(context(), budget="soon")
 
 
 def test_average_budgets_charge_for_time():

@@ -37,6 +37,8 @@ from paceline.runtime.weighing import Limits, ScoredWeigher, Times, Weigher
 
 KEPT_WORKLOADS = 256
 """Distinct workloads whose predicted times are kept; one per image size and prompt length."""
+KEPT_TEXTS = 256
+"""Budgets said as texts whose meaning is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +73,7 @@ class Controller:
     _full: int | None = field(init=False, repr=False)  # position of the full configuration, if it was tested
     _configurations: list[Configuration] = field(init=False, repr=False)
     _kept: dict[bytes, Times] = field(init=False, repr=False)
+    _said: dict[str, tuple[float, float]] = field(init=False, repr=False)
     _lock: Lock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +105,7 @@ class Controller:
         object.__setattr__(self, "_configurations", [self.space.configuration(int(a)) for a in actions])
         object.__setattr__(self, "weigher", (self.make_weigher or _numpy_weigher)(self))
         object.__setattr__(self, "_kept", {})
+        object.__setattr__(self, "_said", {})
         object.__setattr__(self, "_lock", Lock())
 
     @classmethod
@@ -415,11 +419,32 @@ class Controller:
                 raise BudgetError(
                     f"budget: got both budget_ms={budget_ms!r} and budget={budget!r}, expected one of them"
                 )
-            known, unit = self.quantity.known_before, self.quantity.unit
-            classes = {name: share * full_ms for name, share in self.guard.classes.items()}
-            whole = parse_budget(budget, full_ms=full_ms if known else None, classes=classes, unit=unit)
+            share, amount = self._meaning(budget)
+            whole = checked_ms("budget", share * full_ms) if share else amount
         first = first_token_budget_ms
         return whole, None if first is None else checked_ms("first_token_budget_ms", first)
+
+    def _meaning(self, budget: SupportsFloat | str) -> tuple[float, float]:
+        """A budget as a share of the full configuration's latency, or else an amount; what texts mean is kept."""
+        unit = self.quantity.unit
+        if not isinstance(budget, str) or not self.quantity.known_before:
+            return 0.0, parse_budget(budget, full_ms=None, unit=unit)
+        said = self._said.get(budget)
+        if said is not None:
+            return said
+        one, two = (
+            parse_budget(
+                budget,
+                full_ms=full_ms,
+                classes={name: share * full_ms for name, share in self.guard.classes.items()},
+                unit=unit,
+            )
+            for full_ms in (1.0, 2.0)
+        )
+        said = (one, 0.0) if one != two else (0.0, one)
+        if len(self._said) < KEPT_TEXTS:
+            self._said[budget] = said
+        return said
 
     def check_budgets(
         self,
