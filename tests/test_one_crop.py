@@ -218,6 +218,38 @@ def test_another_tower_and_one_that_is_trained():
     assert model.one_crop.of(model.vision) is not None
 
 
+class Twice(torch.nn.Linear):
+    """A layer of one's own."""
+
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+@needs_compiled
+@pytest.mark.parametrize("change", ["wrapped", "subclass", "no bias", "hook", "hook before"])
+def test_layers_that_compute_something_else_are_left_to_torch(change):
+    model = tiny().model
+    assert model.one_crop.of(model.vision) is not None
+    seen, block = [], model.vision.get_submodule("blocks.1")
+    if change == "wrapped":
+        block.wo = torch.nn.Sequential(block.get_submodule("wo"), torch.nn.Tanh())
+    elif change == "subclass":
+        block.wo = Twice(64, 64).requires_grad_(False)
+    elif change == "no bias":
+        block.wo = torch.nn.Linear(64, 64, bias=False).requires_grad_(False)
+    elif change == "hook":
+        handle = block.register_forward_hook(lambda *_: seen.append(1))
+    else:
+        handle = block.register_forward_pre_hook(lambda *_: seen.append(1))
+    assert model.one_crop.of(model.vision) is None
+    model.overview(picture(), "how many?")
+    if change.startswith("hook"):
+        assert seen == [1]
+        handle.remove()
+        # what was there is looked at again once a layer changes
+        block.register_module("wo", block.get_submodule("wo"))
+
+
 @needs_compiled
 def test_copies_have_weights_of_their_own():
     model = tiny().model
@@ -370,9 +402,9 @@ def test_the_overview_goes_through_one_tower_once(place, monkeypatch):
     vision, looked, crops = model.model.vision, [], []
     read = OneCrop.read
     monkeypatch.setattr(OneCrop, "read", lambda *words: (looked.append(1), read(*words))[1])
-    vision.patch_embedding.register_forward_hook(lambda _m, _i, out: crops.append(len(out)))
     configuration = [model.knobs.cheapest, model.knobs.full][place]
     overview = model.overview(picture(1, 150, 260), "how many?")
+    vision.patch_embedding.register_forward_hook(lambda _m, _i, out: crops.append(len(out)))
     assert (looked, crops) == ([1], [])
     generation = model.generate(overview, configuration, 2)
     assert looked == [1]

@@ -1,5 +1,9 @@
 """Features of a text are the same in an import, in another import like it, and in front of a new prompt."""
 
+import dataclasses
+import json
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +12,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from command_line import message, run, run_json
-from paceline.errors import ControllerError, PacelineError
+from paceline.errors import ControllerError, OutcomesError, PacelineError, PromptError
 from paceline.learning.options import TrainOptions
 from paceline.outcomes.store import read_table, write_table
 from paceline.policies.text_features import FILE, TextFeatures, terms_of
@@ -111,6 +115,7 @@ def test_languages_without_blanks_have_features(tmp_path):
         "import", tmp_path / "t.parquet", *COLUMNS, "--question", "prompt", "--out", tmp_path / "o"
     )
     assert not any("share no word" in line for line in value["audit"]["warnings"])
+    assert value["features"]["signs"]  # older features of such texts are not these
     assert read_table(tmp_path / "o").features.any(axis=1).all()
 
 
@@ -138,8 +143,58 @@ def test_a_new_prompt_is_decided_about(controller, outcomes):
     )
 
 
+def test_prompts_that_say_nothing(controller):
+    loaded = Controller.load(controller)
+    for prompt in (None, 3, b"x", ["a"]):
+        with pytest.raises(PromptError, match="expected a text"):
+            loaded.text_context(prompt)  # pyright: ignore[reportArgumentType]
+    seen = run("decide", controller, "--average-budget", "0.0012usd", "--prompt", "qwertz")
+    assert "no word of the prompt is known" in seen.stderr
+    for more in (("--model", "tiny"), ("--calibrate",), ("--no-calibrate",)):
+        assert "got --model or --calibrate" in message(run("decide", controller, "--prompt", "a", *more))
+
+
+def test_a_model_of_images_is_not_asked_about_a_text_alone(outcomes):
+    table = read_table(outcomes)
+    counted = np.full(table.tiles.shape, 3, np.int32)
+    pictured = dataclasses.replace(table, tiles=counted, vision_tokens=counted, prompt_tokens=counted)
+    made = train_controller(pictured, TrainOptions(reference=QUICK_REFERENCE)).controller
+    assert made.text_features is None
+    with pytest.raises(ControllerError, match="it decides about more than a text"):
+        made.text_context("what colour is the sky")
+
+
+def test_exports_keep_the_file(controller, outcomes, tmp_path):
+    own = tmp_path / "controller"
+    shutil.copytree(controller, own)
+    run_json("export", own, outcomes)
+    assert (own / FILE).read_bytes() == (controller / FILE).read_bytes()
+    loaded = Controller.load(own, backend="onnx")
+    assert loaded.exports is not None
+    assert FILE not in loaded.exports.files
+    plain, exact = (
+        Controller.load(own, backend="numpy"),
+        Controller.load(own, backend="onnx", precision="fp32"),
+    )
+    for prompt in (*EASY, *HARD):
+        one, other = (one.decide(one.text_context(prompt), average="0.0012usd") for one in (plain, exact))
+        assert one.configuration == other.configuration
+        np.testing.assert_allclose(one.candidates.scores, other.candidates.scores, atol=1e-5)
+
+
+def test_a_file_that_belongs_to_other_features_is_not_read(outcomes, tmp_path):
+    table, own = read_table(outcomes), tmp_path / "own"
+    write_table(own, dataclasses.replace(table, features=table.features[:, :5]))
+    with pytest.raises(OutcomesError, match="do not belong together"):
+        read_table(own)
+    options = table.manifest.options | {"features": {"kind": "columns"}}
+    other = dataclasses.replace(table.manifest, options=options)
+    write_table(own, dataclasses.replace(table, features=table.features[:, :5], manifest=other))
+    assert read_table(own).text_features is None
+
+
 def test_controllers_of_other_features_do_not_read_text():
-    with pytest.raises(ControllerError, match="its policy reads other features than those of a text"):
+    with pytest.raises(ControllerError, match="it decides about more than a text"):
         Controller.load("tiny").text_context("how many?")
     assert "--prompt TEXT alone is for controllers" in message(run("decide", "tiny", "--prompt", "how many?"))
 
@@ -158,7 +213,9 @@ def test_an_import_like_another_is_evaluated_and_adapted_to(controller, outcomes
     assert value["routing"]["paceline"]["APGR"] > 0.6
     adapted = tmp_path / "adapted"
     run_json("train", tmp_path / "like", "--from", controller, "--out", adapted)
-    assert Controller.load(adapted).text_features is not None
+    new = Controller.load(adapted)
+    chosen = new.decide(new.text_context(HARD[0]), average="0.0012usd").configuration
+    assert chosen == {"model": "large"}
 
 
 def test_columns_like_those_of_others(tmp_path):
@@ -186,12 +243,20 @@ def test_features_that_cannot_be_made_alike(outcomes, tmp_path):
     path = written(tmp_path / "t.parquet", 40, f0=np.arange(40.0))
     start = ("import", path, *COLUMNS, "--out", tmp_path / "o")
     like = ("--features-from", outcomes)
-    assert "expected 'columns', as these are named with --features" in message(
+    assert "those to import are columns named with --features" in message(
         run(*start, "--features", "f0", *like)
     )
     run_json("import", path, *COLUMNS, "--features", "f0", "--out", tmp_path / "columns")
     other = ("--question", "prompt", "--features-from", tmp_path / "columns")
-    assert "as these are made without --features" in message(run(*start, *other))
+    assert "those to import are made from questions, without --features" in message(run(*start, *other))
+    assert "no question's text" in message(run(*start, *like))
+    (tmp_path / "broken").mkdir()
+    for broken in ({"medians": []}, {"medians": None}, {"empty_marked": ["zz"]}):
+        manifest = json.loads((tmp_path / "columns" / "manifest.json").read_text())
+        manifest["options"]["features"] |= broken
+        (tmp_path / "broken" / "manifest.json").write_text(json.dumps(manifest))
+        words = ("--features", "f0", "--features-from", tmp_path / "broken")
+        assert "--features-from: its manifest has no median" in message(run(*start, *words))
     assert "no such directory" in message(
         run(*start, "--question", "prompt", "--features-from", tmp_path / "none")
     )

@@ -40,9 +40,12 @@ def run(
     ] = None,
     when_infeasible: Annotated[str, typer.Option(help="cheapest, best_effort or reject.")] = "cheapest",
     model: Annotated[
-        str, typer.Option(help="The model that reads the image: a shipped one or a directory.")
-    ] = "tiny",
-    calibrate: Annotated[bool, typer.Option(help="Scale the controller to this machine first; kept.")] = True,
+        str | None,
+        typer.Option(help="The model that reads the image: a shipped one or a directory. Default: tiny."),
+    ] = None,
+    calibrate: Annotated[
+        bool | None, typer.Option(help="Scale the controller to this machine first; kept. Default: yes.")
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="What computes it: auto, native, numpy, onnx or torch.")
     ] = "auto",
@@ -82,9 +85,9 @@ def run(
     )
     check_when_infeasible(when_infeasible)
     if image is not None and prompt is not None and (outcomes, sample) == (None, None):
-        loaded, context = _live(loaded, image, prompt, model, calibrate)
+        loaded, context = _live(loaded, image, prompt, model or "tiny", calibrate is not False)
     elif prompt is not None and loaded.text_features is not None and (image, outcomes, sample) == (None,) * 3:
-        context = loaded.text_context(prompt)
+        context = _text(loaded, prompt, model, calibrate)
     elif outcomes is not None and sample is not None and (image, prompt) == (None, None):
         context = _recorded(loaded, outcomes, sample)
     else:
@@ -127,6 +130,18 @@ def _live(
     if calibrate:
         adaptive.calibrate()
     return adaptive.controller, live_context(adaptive.model, adaptive.controller, picture, prompt)
+
+
+def _text(controller: "Controller", prompt: str, model: str | None, calibrate: bool | None) -> "Context":
+    if model is not None or calibrate is not None:
+        raise PacelineError(
+            "decide: got --model or --calibrate with --prompt alone, expected neither; this controller decides about "
+            "texts and runs no model"
+        )
+    context = controller.text_context(prompt)
+    if not context.question_features.any():
+        say("no word of the prompt is known from training; what is chosen is a guess for any text")
+    return context
 
 
 def _recorded(controller: "Controller", outcomes: Path, sample: str) -> "Context":

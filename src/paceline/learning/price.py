@@ -31,14 +31,23 @@ def mean_chosen_latency(
         scores, mean_latency_ms, price, full_latency_ms=full_latency_ms, temperature=temperature
     )
     chosen = choose(logits, mean_latency_ms, allowed)
-    taken = np.where(chosen >= 0, chosen, _cheapest(mean_latency_ms))
+    taken = np.where(chosen >= 0, chosen, cheapest_columns(mean_latency_ms))
     counted = mean_latency_ms if spent_ms is None else spent_ms
     return float(counted[np.arange(len(taken)), taken].mean())
 
 
-def _cheapest(mean_latency_ms: np.ndarray) -> np.ndarray:
-    """Column of the lowest mean latency of each sample, int64 (samples,); untested ones are NaN."""
-    return np.where(np.isnan(mean_latency_ms), np.inf, mean_latency_ms).argmin(axis=1)
+def cheapest_columns(mean_latency_ms: np.ndarray) -> np.ndarray:
+    """Column of the lowest mean latency of each sample, int64 (samples,); untested ones are NaN.
+
+    Raises TrainError for samples without any.
+    """
+    nothing = np.flatnonzero(np.isnan(mean_latency_ms).all(axis=1))
+    if len(nothing):
+        raise TrainError(
+            f"average budget: {len(nothing)} samples have no tested configuration (rows {nothing[:5].tolist()}), "
+            "expected one or more of each; leave them out"
+        )
+    return np.nanargmin(mean_latency_ms, axis=1)
 
 
 def fit_price(

@@ -7,6 +7,8 @@ import numpy as np
 
 MODEL = "model"
 """The kind of features that a model's overview gives, as for a live request."""
+COLUMNS, TEXT = "columns", "tf-idf + SVD of the question"
+"""Kinds of an import: the user's columns, and those of `policies.text_features`."""
 
 
 class FeatureMaker(Protocol):

@@ -1,7 +1,7 @@
 """Reading and writing outcomes directories.
 
-A directory holds manifest.json, outcomes.parquet, samples.parquet and features.safetensors. The manifest is
-written last: a directory without one is not finished.
+A directory holds manifest.json, outcomes.parquet, samples.parquet and features.safetensors; where features were made
+from questions, text_features.safetensors too. The manifest is written last: a directory without one is not finished.
 """
 
 import json
@@ -22,6 +22,7 @@ from paceline.outcomes.columns import (
     required_columns,
     value_column,
 )
+from paceline.outcomes.feature_makers import TEXT
 from paceline.outcomes.feature_sets import chosen_columns, read_arrays
 from paceline.outcomes.files import write_atomically, write_bytes, write_text
 from paceline.outcomes.groups import group_means, group_medians
@@ -70,6 +71,12 @@ def read_table(
     features, image_width, choice = chosen_columns(
         path / FEATURES, manifest, image_features, question_features
     )
+    text = read_text_features(path) if (manifest.options.get("features") or {}).get("kind") == TEXT else None
+    if text is not None and text.width != features.shape[1] - image_width:
+        raise OutcomesError(
+            f"{path}: {text_features.FILE} makes {text.width} features, {FEATURES} holds "
+            f"{features.shape[1] - image_width}; they do not belong together, import again"
+        )
     read = mapped_cells if is_large(path / OUTCOMES) else _cells_in_memory
     actions, cells = read(path / OUTCOMES, manifest.space, samples["sample_id"])
     return OutcomeTable(
@@ -81,7 +88,7 @@ def read_table(
         image_width=image_width,
         manifest=manifest,
         feature_choice=choice,
-        text_features=read_text_features(path),
+        text_features=text,
     )
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ FILE = "text_features.safetensors"
 """Of an outcomes directory and of a controller's."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Scripts without blanks between words: Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+_SIGN = re.compile(rf"[{_UNSPACED}]")
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]{{2,}}")
 
 
@@ -31,6 +32,11 @@ def terms_of(text: str) -> list[str]:
     return words + [" ".join(pair) for pair in pairwise(words)]
 
 
+def has_signs(text: str) -> bool:
+    """Whether some of a text is in a script without blanks between words."""
+    return _SIGN.search(text) is not None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextFeatures:
     """TF-IDF of terms with logarithmic counts, of length 1, then a linear map (LSA; Deerwester et al. 1990).
@@ -41,6 +47,7 @@ class TextFeatures:
     terms: tuple[str, ...]
     weights: np.ndarray  # float32 (terms,): inverse document frequencies
     components: np.ndarray  # float32 (terms, width)
+    _place: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.terms)
@@ -59,7 +66,7 @@ class TextFeatures:
 
     def read(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (texts, width); zeros for a text of which no term is known."""
-        place: dict[str, int] = getattr(self, "_place")  # noqa: B009 - not a field
+        place = self._place
         features = np.zeros((len(texts), self.width), np.float32)
         for row, text in enumerate(texts):
             counts = Counter(place[term] for term in terms_of(text) if term in place)

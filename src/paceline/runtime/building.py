@@ -9,7 +9,7 @@ from paceline.errors import TrainError
 from paceline.latency.estimate import LatencyEstimator
 from paceline.latency.quantity import COST, Quantity
 from paceline.latency.spending import spent_costs
-from paceline.learning.price import fit_price, mean_chosen_latency
+from paceline.learning.price import cheapest_columns, fit_price, mean_chosen_latency
 from paceline.learning.price_curve import PriceCurve
 from paceline.outcomes.chunks import row_chunks
 from paceline.outcomes.table import OutcomeTable
@@ -69,7 +69,7 @@ def build_controller(
         if quantity.known_before
         else PriceTable(np.array([trained.spec.full_latency_ms]), np.array([0.0])),
         block_ranking=tuple(int(block) for block in manifest.block_ranking),
-        text_features=table.text_features,
+        text_features=None if _has_images(table) else table.text_features,
         metrics=metrics,
         provenance={
             "task": manifest.task,
@@ -82,6 +82,14 @@ def build_controller(
             "first_token_latency": first_token_latency.facts,
             **provenance,
         },
+    )
+
+
+def _has_images(table: OutcomeTable) -> bool:
+    """Whether requests are more than a text: some configuration processed crops or tokens that were counted."""
+    counts = (table.tiles, table.vision_tokens, table.prompt_tokens)
+    return any(
+        bool((count[part] > 0).any()) for count in counts for part in row_chunks(*table.accuracy.shape)
     )
 
 
@@ -98,7 +106,7 @@ def fit_prices(policy: NumpyPolicy, table: OutcomeTable, latency: LatencyEstimat
     full_ms, temperature = policy.spec.full_latency_ms * latency.scale, policy.spec.temperature
     scores = policy.scores(validation.image_features, validation.question_features, None)
     charged = {"full_latency_ms": full_ms, "temperature": temperature, "spent_ms": spent_ms}
-    cheapest = np.where(np.isnan(mean_ms), np.inf, mean_ms).argmin(axis=1)
+    cheapest = cheapest_columns(mean_ms)
     lowest = LOWEST_MARGIN * float(spent_ms[np.arange(len(cheapest)), cheapest].mean())
     unpriced = mean_chosen_latency(scores, mean_ms, 0.0, **charged)
     if unpriced <= lowest:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paceline.budgets import checked_ms, parse_budget
-from paceline.errors import BudgetError, ControllerError
+from paceline.errors import BudgetError, ControllerError, PromptError
 from paceline.knobs import Configuration, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.latency.quantity import LATENCY, Quantity
@@ -60,9 +60,7 @@ class Controller:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.perf_counter  # seconds
     exports: Exports | None = None  # files that `paceline export` wrote
-    text_features: TextFeatures | None = (
-        None  # of outcomes whose only features are those of the question's text
-    )
+    text_features: TextFeatures | None = None  # where a request is no more than a text
     make_weigher: "Callable[[Controller], Weigher] | None" = field(default=None, repr=False)  # None: numpy
     actions: np.ndarray = field(init=False, repr=False)  # int64 (m,): what it chooses from, ascending
     weigher: Weigher = field(init=False, repr=False)  # what computes a decision
@@ -142,7 +140,10 @@ class Controller:
         return self.weigher.backend
 
     def save(self, path: str | Path) -> None:
-        """Write controller.json, policy.safetensors and latency.safetensors into a directory, exported files too."""
+        """Write controller.json, policy.safetensors and latency.safetensors into a directory, exported files too.
+
+        text_features.safetensors goes with them where there are some.
+        """
         from paceline.runtime.storage import save_controller
 
         save_controller(self, Path(path))
@@ -212,12 +213,15 @@ class Controller:
     def text_context(self, prompt: str) -> Context:
         """A new request, of which `decide` needs no more than its text, as of a router between text models.
 
-        Raises ControllerError where the policy reads other features.
+        Raises ControllerError where the policy reads other features or its times depend on an image, PromptError for no
+        text.
         """
+        if not isinstance(prompt, str):
+            raise PromptError(f"prompt: got {type(prompt).__name__}, expected a text")
         if self.text_features is None:
             raise ControllerError(
-                "controller: its policy reads other features than those of a text, expected one trained on imported "
-                "questions (paceline import --question); decide about an image and a prompt, or a recorded sample"
+                "controller: it decides about more than a text, expected one trained on imported questions of text "
+                "models (paceline import --question); decide about an image and a prompt, or a recorded sample"
             )
         nothing = np.zeros(len(self.actions), np.int64)
         return Context(

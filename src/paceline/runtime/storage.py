@@ -1,4 +1,7 @@
-"""The controller directory: controller.json, policy.safetensors and latency.safetensors. Nothing pickled."""
+"""The controller directory: controller.json, policy.safetensors and latency.safetensors. Nothing pickled.
+
+Beside them text_features.safetensors and exported files, where there are some.
+"""
 
 import hashlib
 import json

@@ -41,8 +41,9 @@ register_module_module_registration_hook(_register)
 class OneCrop:
     """`VisionTower` for one crop, in float32 on a CPU. Immutable; any number of threads may use it at once.
 
-    Its weights are a copy. `is_current` notices parameters and layers that were replaced, moved or written to; what
-    torch itself does not count, through `parameter.data` or an array that shares its memory, goes past it.
+    Its weights are a copy. `is_current` notices hooks, layers and parameters that a module was given, matrices that
+    moved, and writes that torch counts; a parameter set to None, those of `torch.func.functional_call`, and writes
+    through `parameter.data` or an array that shares its memory go past it.
     """
 
     def __init__(self, vision: VisionTower, kernels: str | None = None) -> None:
@@ -68,7 +69,7 @@ class OneCrop:
         self._memory = [
             matrix.detach() for matrix in self._matrices
         ]  # its place is not given away while this lives
-        self._registered = _registered
+        self._registered, self._hooks = _registered, _hooks(vision)
         self._pointers = tuple(map(_POINTER, self._matrices))
         self._writes = sum(map(_WRITES, self._parameters))
         self._read = native.Tower(
@@ -92,7 +93,7 @@ class OneCrop:
 
     @staticmethod
     def serves(vision: VisionTower) -> bool:
-        """Whether a tower is small, not trained, in float32, on a CPU, and of widths that fill vectors."""
+        """Whether a tower is small, untrained, in float32, on a CPU, of widths that fill vectors, as it was made."""
         parameters = list(vision.parameters())
         return (
             all(
@@ -104,6 +105,7 @@ class OneCrop:
             )
             and sum(parameter.numel() for parameter in parameters) <= MOST_WEIGHTS
             and _fills(vision.options)
+            and _as_made(vision)
         )
 
     def is_current(self) -> bool:
@@ -111,6 +113,7 @@ class OneCrop:
         # In whole passes, since every line of Python is slow after a model ran. Counts of writes only rise.
         return (
             self._registered == _registered
+            and not any(self._hooks)
             and tuple(map(_POINTER, self._matrices)) == self._pointers
             and sum(map(_WRITES, self._parameters)) == self._writes
         )
@@ -171,6 +174,26 @@ def _fills(options: MolmoEOptions) -> bool:
         and options.grid <= MOST_GRID
         and len(options.vit_features) <= MOST_FEATURES
     )
+
+
+def _as_made(vision: VisionTower) -> bool:
+    """Whether layers and parameters are those of a `VisionTower`, and nobody waits for what they compute."""
+    with torch.device("meta"):
+        fresh = VisionTower(vision.options)
+
+    def kinds(tower: VisionTower) -> list[tuple[str, type]]:
+        return [(name, type(module)) for name, module in tower.named_modules()]
+
+    def shapes(tower: VisionTower) -> list[tuple[str, torch.Size]]:
+        return [(name, parameter.shape) for name, parameter in tower.named_parameters()]
+
+    return kinds(vision) == kinds(fresh) and shapes(vision) == shapes(fresh) and not any(_hooks(vision))
+
+
+def _hooks(vision: VisionTower) -> list[dict[int, Any]]:
+    """The hooks of every layer, which nothing compiled calls."""
+    modules = list(vision.modules())
+    return [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
 
 
 def _weights(vision: VisionTower) -> np.ndarray:

@@ -14,7 +14,7 @@ from paceline.outcomes.importers.audit import Audit, some
 from paceline.outcomes.importers.cells import Cells, make_cells
 from paceline.outcomes.importers.core_exp import TIERS
 from paceline.outcomes.importers.counting import LISTED_HOLES, count_outcomes
-from paceline.outcomes.importers.features import given_features, question_features
+from paceline.outcomes.importers.features import given_features, question_features, read_questions
 from paceline.outcomes.importers.made_before import made_before
 from paceline.outcomes.importers.options import ImportOptions
 from paceline.outcomes.importers.records import configuration_label
@@ -78,13 +78,18 @@ def assemble(
     train = splits == "train"
     image_width, text = 0, None
     like = None if options.features_from is None else made_before(options.features_from, given is not None)
+    if like is not None and given is None and not any(map(str.strip, names["question"])):
+        raise OutcomesError(
+            "--features-from: the samples have no question's text to make features of; name its column with --question"
+        )
     if maker is not None:
         features, image_width, described = maker.make(names["dataset"], names["picture"], names["question"])
     elif given is not None:
-        before = None if like is None else like.described
+        before = None if like is None else like[0]
         features, described = given_features(given[0][order], given[1], train, audit, before)
-    elif like is not None:
-        features, described, text = like.read(names["question"], audit), like.described, like.text
+    elif like is not None and like[1] is not None:
+        described, text = like[0], like[1]
+        features = read_questions(text, names["question"], np.ones(len(order), bool), audit)
     else:
         features, described, text = question_features(
             names["question"], names["kind"], train, options.seed, audit

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from paceline.errors import OutcomesError
+from paceline.outcomes.feature_makers import COLUMNS, TEXT
 from paceline.outcomes.importers.audit import Audit, some
-from paceline.policies.text_features import TextFeatures, terms_of
+from paceline.policies.text_features import TextFeatures, has_signs, terms_of
 
-COLUMNS, TEXT = "columns", "tf-idf + SVD of the question"
-"""Kinds of features that `--features-from` makes again."""
 TEXT_WIDTH = 32
 MOST_TERMS = 20_000
 STRANGE = 0.5
@@ -43,25 +42,9 @@ def given_features(
             f"--features: {some(bad)} hold infinite values, expected numbers; leave them empty instead"
         )
     empty = np.isnan(values)
-    medians = np.zeros(values.shape[1])
-    for i in range(values.shape[1]):
-        seen = values[train & ~empty[:, i], i]
-        medians[i] = float(np.median(seen)) if len(seen) else 0.0
-    gaps = np.flatnonzero(empty.any(axis=0) & ~empty.all(axis=0))
-    if like is not None:
-        if list(names) != like["columns"]:
-            raise OutcomesError(
-                f"--features: got {some(list(names))}, expected the columns of --features-from in their order, "
-                f"{some(like['columns'])}"
-            )
-        medians = np.array(like["medians"], dtype=np.float64)
-        gaps = np.array([list(names).index(name) for name in like["empty_marked"]], dtype=np.int64)
-        alone = np.setdiff1d(np.flatnonzero(empty.any(axis=0)), gaps)
-        if len(alone):
-            audit.warn(
-                f"features: {some([names[i] for i in alone.tolist()])} have empty values, which those of "
-                "--features-from have not: they count as the median there and are not marked"
-            )
+    medians, gaps = (
+        _filling(values, empty, train) if like is None else _filling_like(like, names, empty, audit)
+    )
     filled = np.where(empty, medians, values)
     features = np.concatenate([filled, empty[:, gaps].astype(np.float64)], axis=1)
     limit = float(np.finfo(np.float32).max)
@@ -76,6 +59,43 @@ def given_features(
         "empty_marked": [names[i] for i in gaps.tolist()],
     }
     return np.clip(features, -limit, limit).astype(np.float32), facts
+
+
+def _filling(values: np.ndarray, empty: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Medians of train samples (f,), and the columns that are marked where they are empty."""
+    medians = np.zeros(values.shape[1])
+    for i in range(values.shape[1]):
+        seen = values[train & ~empty[:, i], i]
+        medians[i] = float(np.median(seen)) if len(seen) else 0.0
+    return medians, np.flatnonzero(empty.any(axis=0) & ~empty.all(axis=0))
+
+
+def _filling_like(
+    like: Mapping[str, Any], names: Sequence[str], empty: np.ndarray, audit: Audit
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same as other outcomes say it of theirs."""
+    if list(names) != like.get("columns"):
+        raise OutcomesError(
+            f"--features: got {some(list(names))}, expected the columns of --features-from in their order, "
+            f"{some(list(like.get('columns') or []))}"
+        )
+    said, marked = like.get("medians"), like.get("empty_marked")
+    numbers = (
+        isinstance(said, list) and len(said) == len(names) and all(isinstance(m, int | float) for m in said)
+    )
+    if not numbers or not isinstance(marked, list) or not set(marked) <= set(names):
+        raise OutcomesError(
+            "--features-from: its manifest has no median of each column, or marks columns that it has not; the file is "
+            "damaged, import it again"
+        )
+    gaps = np.array([list(names).index(name) for name in marked], dtype=np.int64)
+    alone = np.setdiff1d(np.flatnonzero(empty.any(axis=0)), gaps)
+    if len(alone):
+        audit.warn(
+            f"features: {some([names[i] for i in alone.tolist()])} have empty values, which those of "
+            "--features-from have not: they count as the median there and are not marked"
+        )
+    return np.array(said, dtype=np.float64), gaps
 
 
 def question_features(
@@ -93,7 +113,9 @@ def question_features(
     text = _fitted(known, seed)
     if text is not None:
         described = {"kind": TEXT, "width": text.width, "seed": seed, "fitted_on": _digest(known)}
-        return text_features(text, question, ~train, audit), described, text
+        if any(map(has_signs, known)):
+            described["signs"] = "words of their own"  # earlier versions read no such script
+        return read_questions(text, question, ~train, audit), described, text
     kinds = sorted(set(kind))
     if len(kinds) > 1:
         audit.warn("no question text to make features of: the kind of question is the only feature")
@@ -106,7 +128,7 @@ def question_features(
     return np.zeros((len(question), 1), dtype=np.float32), {"kind": "none", "width": 1}, None
 
 
-def text_features(text: TextFeatures, question: Sequence[str], new: np.ndarray, audit: Audit) -> np.ndarray:
+def read_questions(text: TextFeatures, question: Sequence[str], new: np.ndarray, audit: Audit) -> np.ndarray:
     """float32 (n, width) of questions; a warning where most of those that are `new`, bool (n,), say nothing."""
     features = text.read(question)
     strange = new & ~features.any(axis=1)

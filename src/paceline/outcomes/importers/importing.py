@@ -17,6 +17,7 @@ from paceline.outcomes.importers.assembling import assemble
 from paceline.outcomes.importers.audit import Audit, some
 from paceline.outcomes.importers.blocks import block_ranking, block_sets, one_model
 from paceline.outcomes.importers.joining import join_runs
+from paceline.outcomes.importers.made_before import made_before
 from paceline.outcomes.importers.options import ImportOptions
 from paceline.outcomes.importers.records import Run
 from paceline.outcomes.importers.result_files import read_runs
@@ -56,6 +57,8 @@ def import_outcomes(
         )
     if not paths:
         raise OutcomesError("import: got no files, expected folders of results or one table")
+    if options.features_from is not None:  # refused before anything is read
+        made_before(options.features_from, bool(options.table.features))
     audit = Audit()
     progress = progress or Silence()
     tables = [path for path in paths if is_table(path)]
