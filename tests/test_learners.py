@@ -15,6 +15,7 @@ import paceline.evaluation.jobs as jobs
 from fakes import fake_table
 from paceline.errors import OutcomesError, PacelineError, TrainError
 from paceline.evaluation.choices import Choices
+from paceline.evaluation import cross_validation
 from paceline.evaluation.compare import CompareOptions, compare
 from paceline.evaluation.contest import ContestOptions
 from paceline.evaluation.cross_validation import cross_validate_learners, fold_labels, parse_folds
@@ -275,6 +276,26 @@ def test_folds_are_by_scene_and_what_cannot_be_is_said() -> None:
     one.dataset[:] = "only"
     with pytest.raises(OutcomesError, match="all samples are of the data set"):
         fold_labels(one, "dataset", 0)
+
+
+def test_what_shares_an_image_with_a_fold_is_not_trained_on(monkeypatch) -> None:
+    table = priced_table(200)
+    image = np.array([f"i{place // 2}" for place in range(200)])  # every second one is in both data sets
+    table = dataclasses.replace(table, image_hash=image)
+    seen = []
+    made = cross_validation.make_task
+
+    def keeping(fit_table, test, *rest):
+        seen.append((set(fit_table.image_hash.tolist()), set(test.scene.tolist()), test.samples))
+        return made(fit_table, test, *rest)
+
+    monkeypatch.setattr(cross_validation, "make_task", keeping)
+    cross_validate_learners(table, CompareOptions(learners=("knn",), train=QUICK, contest=CONTEST), "dataset")
+    assert len(seen) == 2
+    for trained, judged, _ in seen:
+        assert trained
+        assert not trained & judged
+    assert sum(samples for *_, samples in seen) == 200
 
 
 def test_a_fold_outside_which_nothing_can_be_learned_is_named() -> None:
