@@ -108,15 +108,17 @@ def test_it_says_what_torch_says(options, kind):
 
 @needs_compiled
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("times", [3.0, 8.0, 20.0])
+@pytest.mark.parametrize("times", [10.0, 40.0, 200.0])
 def test_large_numbers_do_not_overflow(times, kind):
-    vision = tower()
+    shallow = replace(
+        TINY, vit_blocks=1, vit_features=(0,)
+    )  # blocks would make rounding errors large one by one
+    vision = tower(shallow)
     with torch.no_grad():
-        for block in vision.blocks:
-            block.get_parameter("wq.weight").mul_(times)  # logits of hundreds and thousands
-            block.get_parameter("w1.weight").mul_(times)
+        for name in ("wq.weight", "w1.weight"):  # logits of hundreds and thousands
+            vision.get_parameter(f"blocks.0.{name}").mul_(times)
     for seed in range(4):
-        patches, mask = crop(seed=seed)
+        patches, mask = crop(shallow, seed)
         found = OneCrop(vision, kind).read(patches, mask)
         assert all(np.isfinite(np.asarray(part)).all() for part in found)
         assert_as_close_as_torch(found, vision, patches, mask)
