@@ -90,9 +90,8 @@ def test_the_class_token_is_that_of_the_tower(tiny):
     late, early = captured[1], captured[0]  # vit_features counts from the end
     expected = torch.cat((late, early)).numpy()
     np.testing.assert_allclose(feature_set("tiny", again, "image.cls"), expected, rtol=1e-5)
-    np.testing.assert_array_equal(
-        feature_set("tiny", overview, "image.cls"), feature_set("tiny", again, "image.cls")
-    )
+    unhooked = feature_set("tiny", overview, "image.cls")  # computed by other code, where that is compiled
+    np.testing.assert_allclose(unhooked, feature_set("tiny", again, "image.cls"), rtol=1e-4, atol=1e-5)
 
 
 def test_a_set_that_a_model_does_not_give_is_refused(tiny):

@@ -29,7 +29,7 @@ from paceline.models.molmoe.static_decode import StaticDecoding
 from paceline.models.molmoe.together import answer_together
 from paceline.models.molmoe.tokenizer import MolmoTokenizer
 from paceline.models.molmoe.vision import VisionTower
-from paceline.models.overview_features import feature_sets, pooled, to_host
+from paceline.models.overview_features import FeatureSets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
 
@@ -68,6 +68,7 @@ class MolmoE(nn.Module):
         self.tokenizer = tokenizer
         self.vision = VisionTower(options)
         self.decoder = Decoder(options)
+        self.longest_image = self._longest_image(options.max_crops)
         self.one_crop = KeptCrop()  # how overviews are computed, where the tower is small
         self.static: StaticDecoding | None = None  # steps of fixed shapes, where a device replays them
 
@@ -111,7 +112,7 @@ class MolmoE(nn.Module):
         state = OverviewState(pixels, mask, class_and_patches[:, 1:], tokens, tuple(prompt_ids), question)
         size, width = (pixels.shape[0], pixels.shape[1]), self.options.width
         key = size, len(prompt_ids)
-        sets = feature_sets(tokens, question, class_and_patches[0, 0])
+        sets = FeatureSets(tokens, question, class_and_patches)
         if copy is not None:
             copy.send(pooled(tokens.to(self.device), question))
             return PendingOverview(
@@ -140,7 +141,7 @@ class MolmoE(nn.Module):
         if isinstance(prompt, str) and len(prompt) > most:
             raise PromptError(f"prompt: {len(prompt):,} characters, expected at most {most:,}; shorten it")
         ids = self.tokenizer.prompt_tokens(prompt)
-        room = self.options.max_positions - self._longest_image(self.options.max_crops) - 1
+        room = self.options.max_positions - self.longest_image - 1
         if len(ids) > room:
             raise PromptError(
                 f"prompt: {len(ids):,} tokens, expected at most {room:,} beside an image; shorten it"

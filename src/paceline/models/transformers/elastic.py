@@ -15,7 +15,7 @@ from paceline.images import image_array
 from paceline.knobs import Configuration, KnobSpace, Option
 from paceline.models.block_importance import BlockImportance
 from paceline.models.facts import ModelFacts
-from paceline.models.overview_features import feature_sets, pooled, to_host
+from paceline.models.overview_features import FeatureSets, pooled, to_host
 from paceline.models.phase_clock import PhaseClock
 from paceline.models.protocol import Generation, Overview, Workload
 from paceline.models.transformers.checking import check_forgery, check_prompt, check_request
@@ -148,7 +148,7 @@ class ElasticTransformers:
             image_size=(picture.height, picture.width),
             elapsed_ms=(time.perf_counter() - clock) * 1e3,
             state=state,
-            feature_sets=feature_sets(tokens, question),
+            feature_sets=FeatureSets(tokens, question),
         )
 
     def workload(self, overview: Overview, configuration: Mapping[str, Option]) -> Workload:
