@@ -67,14 +67,23 @@ def test_what_a_decision_costs():
         assert cells == [f"{speeds[size]:,.0f}" for size in ("1", "8", "64", "512", "4096")], name
     page = " ".join((ROOT / "docs" / "decision_cost.md").read_text().split())
     bars, whole = measured["bars"], json.loads((RESULTS / "end_to_end.json").read_text())
-    low, high = whole["overall"]["added_share_interval"]
+    low, high = whole["bar"]["added_share_interval"]
+    split = whole["overview_split"]["added_ms"]
+    parts = {
+        name: whole["breakdown_ms"][f"{name}_ms"]["median"] for name in ("features", "workloads", "decision")
+    }
     for told in (
         f"takes {measured['limit']['us']:.1f} us by the fastest reader",
         f"{bars['to_limit']['ratio']:.2f} times that",
         f"{bars['to_fastest_rival']['ratio']['median']:.2f} times our time. A linear",
         f"takes {bars['to_fastest_of_all']['ratio']['median']:.2f} times our time",
-        f"{100 * whole['overall']['added_share']:.2f} % [{100 * low:.2f}, {100 * high:.2f}]",
-        f"{whole['overall']['added_ms']['median']:.2f} ms to the bare model",
+        f"are {whole['bar']['added_ms']:.2f} ms, {100 * whole['bar']['added_share']:.2f} % "
+        f"[{100 * low:.2f}, {100 * high:.2f}]",
+        f"{whole['overall']['added_ms']['median']:.2f} ms to the bare",
+        f"adds {split['median']:.2f} ms [{split['interval'][0]:.2f}, {split['interval'][1]:.2f}]",
+        f"latency of {whole['full_latency_ms']:.1f} ms",
+        f"takes {1000 * parts['decision']:.0f} us, on another",
+        ", ".join(f"{name} {value:.3f}" for name, value in parts.items()),
     ):
         assert told in page, told
 
