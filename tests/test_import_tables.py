@@ -171,7 +171,7 @@ def test_a_split_column_that_shares_images_is_refused(parquet):
         "--split",
         "fold:test=1,validation=3",
     ]
-    assert "images are in two splits" in message(run(*words, "--out", parquet.parent / "o"))
+    assert "images or groups are in two splits" in message(run(*words, "--out", parquet.parent / "o"))
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 100])

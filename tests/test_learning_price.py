@@ -51,7 +51,7 @@ def test_fitted_price_meets_the_budget_and_a_lower_one_does_not(seed, position):
 @pytest.mark.parametrize(
     ("budget_ms", "message"),
     [
-        (9.0, "even the cheapest choices take 10 ms"),
+        (9.0, "at the highest price choices still take 10 ms"),
         (0.0, "expected a positive time"),
         (float("nan"), "got nan ms"),
     ],
