@@ -19,8 +19,9 @@ from paceline.policies.native_policy import compiled
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.runtime.average import AverageBudget
 from paceline.runtime.backends import with_backend
-from paceline.runtime.controller import KEPT_TEXTS, Controller
+from paceline.runtime.controller import Controller
 from paceline.runtime.decision import RejectedError
+from paceline.runtime.hard_budgets import KEPT_TEXTS
 
 LONG = 1e6
 BACKENDS = ["numpy", "torch", *(["native"] if compiled() else [])]
@@ -174,8 +175,8 @@ def test_what_a_text_means_is_kept_and_a_share_is_of_each_request():
             classes = {name: share * full for name, share in chooser.guard.classes.items()}
             expected = parse_budget(text, full_ms=full, classes=classes)
             assert chooser.decide(seen, budget=text).budget_ms == pytest.approx(expected)
-    assert len(chooser._said) == KEPT_TEXTS
-    assert not dataclasses.replace(chooser)._said
+    assert len(chooser._budgets._texts) == KEPT_TEXTS
+    assert not dataclasses.replace(chooser)._budgets._texts
     for _ in range(2):
         with pytest.raises(BudgetError, match="got 'soon'"):
             chooser.decide(context(), budget="soon")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paceline.budgets import checked_ms, parse_budget
-from paceline.errors import BudgetError, ControllerError, PromptError
+from paceline.errors import ControllerError, PromptError
 from paceline.knobs import Configuration, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.latency.quantity import LATENCY, Quantity
@@ -32,13 +32,12 @@ from paceline.runtime.decision import (
 )
 from paceline.runtime.exports import Exports
 from paceline.runtime.guard import Guard, Trained
+from paceline.runtime.hard_budgets import HardBudgets
 from paceline.runtime.many import BatchDecision, ContextBatch, decide_batch
 from paceline.runtime.weighing import Limits, ScoredWeigher, Times, Weigher
 
 KEPT_WORKLOADS = 256
 """Distinct workloads whose predicted times are kept; one per image size and prompt length."""
-KEPT_TEXTS = 256
-"""Budgets said as texts whose meaning is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +70,7 @@ class Controller:
     _full: int | None = field(init=False, repr=False)  # position of the full configuration, if it was tested
     _configurations: list[Configuration] = field(init=False, repr=False)
     _kept: dict[bytes, Times] = field(init=False, repr=False)
-    _said: dict[str, tuple[float, float]] = field(init=False, repr=False)
+    _budgets: HardBudgets = field(init=False, repr=False)
     _lock: Lock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +102,7 @@ class Controller:
         object.__setattr__(self, "_configurations", [self.space.configuration(int(a)) for a in actions])
         object.__setattr__(self, "weigher", (self.make_weigher or _numpy_weigher)(self))
         object.__setattr__(self, "_kept", {})
-        object.__setattr__(self, "_said", {})
+        object.__setattr__(self, "_budgets", HardBudgets(quantity, self.guard.classes))
         object.__setattr__(self, "_lock", Lock())
 
     @classmethod
@@ -296,7 +295,7 @@ class Controller:
             if not 0.0 < budget_ms < math.inf:
                 checked_ms("budget_ms", budget_ms)
         else:
-            whole_ms, first_ms = self._hard_limits(budget_ms, first_token_budget_ms, budget, times.full_ms)
+            whole_ms, first_ms = self._budgets.limits(budget_ms, first_token_budget_ms, budget, times.full_ms)
         average_ms, price, reachable = (None, 0.0, True) if average is None else self._average(average)
         unexpected_ms = max(0.0, elapsed_ms - slowdown * self.guard.overview_ms) if elapsed_ms else 0.0
         limits = Limits(
@@ -407,49 +406,6 @@ class Controller:
             self._kept[key] = times
         return times
 
-    def _hard_limits(
-        self,
-        budget_ms: SupportsFloat | None,
-        first_token_budget_ms: SupportsFloat | None,
-        budget: SupportsFloat | str | None,
-        full_ms: float,
-    ) -> tuple[float | None, float | None]:
-        """Hard limits on the whole call, in milliseconds or the unit of costs, and on the first token."""
-        self.quantity.check_milliseconds("budget_ms", budget_ms)
-        self.quantity.check_first_token(first_token_budget_ms)
-        whole = None if budget_ms is None else checked_ms("budget_ms", budget_ms)
-        if budget is not None:
-            if budget_ms is not None:
-                raise BudgetError(
-                    f"budget: got both budget_ms={budget_ms!r} and budget={budget!r}, expected one of them"
-                )
-            share, amount = self._meaning(budget)
-            whole = checked_ms("budget", share * full_ms) if share else amount
-        first = first_token_budget_ms
-        return whole, None if first is None else checked_ms("first_token_budget_ms", first)
-
-    def _meaning(self, budget: SupportsFloat | str) -> tuple[float, float]:
-        """A budget as a share of the full configuration's latency, or else an amount; what texts mean is kept."""
-        unit = self.quantity.unit
-        if not isinstance(budget, str) or not self.quantity.known_before:
-            return 0.0, parse_budget(budget, full_ms=None, unit=unit)
-        said = self._said.get(budget)
-        if said is not None:
-            return said
-        one, two = (
-            parse_budget(
-                budget,
-                full_ms=full_ms,
-                classes={name: share * full_ms for name, share in self.guard.classes.items()},
-                unit=unit,
-            )
-            for full_ms in (1.0, 2.0)
-        )
-        said = (one, 0.0) if one != two else (0.0, one)
-        if len(self._said) < KEPT_TEXTS:
-            self._said[budget] = said
-        return said
-
     def check_budgets(
         self,
         *,
@@ -459,7 +415,7 @@ class Controller:
         average: AverageBudget | SupportsFloat | str | None = None,
     ) -> None:
         """Raise BudgetError for budgets that no request could have, before any work is done for one."""
-        self._hard_limits(budget_ms, first_token_budget_ms, budget, full_ms=1.0)
+        self._budgets.limits(budget_ms, first_token_budget_ms, budget, full_ms=1.0)
         self._average(average)
 
     def _average(
