@@ -8,7 +8,7 @@ One process, one thread, batch 1. Contenders take turns in rounds, each round in
 of the test split, each with a budget of its own. Everybody does the whole job (`decision_job`): features, workload and
 budget in, a configuration out, latency estimate and feasibility included. Paceline's decision also checks its input and
 keeps what explains it. Rivals are fitted on the train split first, small and untimed; how each is asked stands in its
-docstring and in the result. Batches are measured afterwards, also in turns.
+docstring and in the result. Batches are measured afterwards, also in turns (`decision_batches`).
 
 The limit is the time to read the default backend's weights once from the cache level they fit in: computed from the
 best bandwidth of any reader around that size, and measured as one more contender.
@@ -33,6 +33,7 @@ from benchmarks.decision_backends import (
     weight_bytes,
     with_actions_of,
 )
+from benchmarks.decision_batches import judged_batches, measure_batches, operations, per_second, products
 from benchmarks.decision_job import Batch, Job, Requests, Rival
 from benchmarks.decision_rivals import (
     EagerTorch,
@@ -50,11 +51,8 @@ from paceline.outcomes.table import OutcomeTable
 from paceline.runtime.average import AverageBudget
 from paceline.runtime.controller import Controller
 
-BATCHES = (1, 8, 64, 512, 4096)
 TO_LIMIT, TO_RIVAL = 3.0, 2.0
 """The bars: at most so many times the limit, at least so many times faster than the fastest rival."""
-BATCH_SECONDS = 0.4
-"""A contender's turn at a batch size ends after this long."""
 WARM_UP = 20
 """Untimed decisions at the start of a turn."""
 CHECKED = 300
@@ -94,28 +92,6 @@ def fits(
         if upper_ms[chosen] > budget_ms and (upper_ms <= budget_ms).any():
             return False
     return True
-
-
-def throughput(
-    contenders: Mapping[str, Callable[[Batch], object]], requests: Requests, rounds: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """Contexts per second of every contender by batch size: the best of its rounds' medians."""
-    found: dict[str, dict[str, float]] = {name: {} for name in contenders}
-    rng = np.random.default_rng(seed)
-    for size in BATCHES:
-        batch, seconds = requests.batch(size), {name: [] for name in contenders}
-        for _ in range(rounds):
-            for index in rng.permutation(len(contenders)):
-                name = list(contenders)[index]
-                spent: list[float] = []
-                while sum(spent) < BATCH_SECONDS and len(spent) < 200:
-                    started = time.perf_counter()
-                    contenders[name](batch)
-                    spent.append(time.perf_counter() - started)
-                seconds[name].append(float(np.median(spent)))
-        for name, medians in seconds.items():
-            found[name][str(size)] = round(size / min(medians), 1)
-    return found
 
 
 def judged(
@@ -183,7 +159,9 @@ def compare(path: str, table: OutcomeTable, options: argparse.Namespace) -> dict
     batched: dict[str, Callable[[Batch], object]] = {
         name: batching(backend) for name, backend in backends.items()
     }
-    batched |= {rival.name: rival.decide_batch for rival in rivals if rival.decide_batch(small) is not None}
+    together = {rival.name: rival.decide_batch for rival in rivals if rival.decide_batch(small) is not None}
+    contenders_of_batches = {**batched, **together, **products(controller)}
+    batches = measure_batches(contenders_of_batches, requests, options.batch_rounds, options.seed)
     return {
         "controller": Path(path).name,
         "fingerprint": controller.fingerprint[:16],
@@ -199,7 +177,12 @@ def compare(path: str, table: OutcomeTable, options: argparse.Namespace) -> dict
         "decisions": {name: summary(found) for name, found in times.items()},
         "only_feasible": feasible,
         "rivals": {rival.name: rival.model | {"asked": inspect.getdoc(type(rival))} for rival in rivals},
-        "contexts_per_second": throughput(batched, requests, options.batch_rounds, options.seed),
+        "batches": {
+            "rounds": options.batch_rounds,
+            "operations_per_request": operations(controller),
+            "contexts_per_second": per_second(batches),
+            "bars": judged_batches(batches, list(together), to_limit=TO_LIMIT, to_rival=TO_RIVAL),
+        },
         "missing": missing | absent,
     }
 
@@ -213,7 +196,7 @@ def main() -> None:
     parser.add_argument("--outcomes", type=Path, default=Path("runs/main_job/outcomes"))
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--calls", type=int, default=200, help="timed decisions of a contender per round")
-    parser.add_argument("--batch-rounds", type=int, default=3)
+    parser.add_argument("--batch-rounds", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-result", action="store_true", help="write no result file")
     options = parser.parse_args()
@@ -246,12 +229,18 @@ def tell(entry: dict[str, Any]) -> None:
     for name, line in sorted(entry["decisions"].items(), key=lambda item: item[1]["p50_us"]):
         low, high = line["round_p50_us"]["lowest"], line["round_p50_us"]["highest"]
         print(f"{line['p50_us']:9.1f} us p50 {line['p99_us']:9.1f} us p99  {low:8.1f} to {high:8.1f}  {name}")
-    for name, line in entry["contexts_per_second"].items():
+    for name, line in entry["batches"]["contexts_per_second"].items():
         print("  ".join(f"{size}: {speed:>11,.0f}/s" for size, speed in line.items()), name)
     limit, feasible = entry["limit"], all(entry["only_feasible"].values())
     print(f"limit: {limit['us']} us for {limit['weight_bytes']} bytes from {limit['level']}")
     for name, bar in entry["bars"].items():
         print(f"{name}: {bar['ratio']} (required {bar['required']:g}): {'met' if bar['met'] else 'NOT met'}")
+    for size, bars in entry["batches"]["bars"].items():
+        limit, rival = bars["to_limit"], bars["to_fastest_rival"]
+        print(
+            f"batches of {size}: {limit['ratio']['median']} times the products alone, "
+            f"{rival['ratio']['median']} times faster than {rival['rival']}"
+        )
     print(f"only feasible choices: {feasible}; missing: {entry['missing'] or 'nothing'}")
 
 

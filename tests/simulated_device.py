@@ -1,8 +1,8 @@
 """A second device without the hardware: tensors on it live in main memory, and mixing devices is an error as on a GPU.
 
 It shows where tensors are and where they go; kernels, precision and streams of a GPU it does not have. It is for
-a process of its own: a device stays registered, and transformers reads models otherwise where there is one. Import this
-before models, since `torch.inference_mode` and its tensors do not mix, read the models, and then enter `SecondDevice`.
+a process of its own: a device stays registered, and transformers reads models otherwise where there is one. Call
+`without_inference_mode` before models are imported, read them, and then enter `SecondDevice`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,10 @@ DEVICE = "simulated"
 ACROSS = {"_to_copy", "copy_", "to", "index", "index_put", "index_put_", "_index_put_impl_"}
 """Operators that take tensors of two devices on a GPU too: copies, and positions on the CPU."""
 
-torch.inference_mode = lambda mode=True: torch.no_grad()  # type: ignore[assignment]
+
+def without_inference_mode() -> None:
+    """Let `torch.inference_mode` from now on only leave gradients out: its tensors do not mix with a subclass's."""
+    torch.inference_mode = lambda mode=True: torch.no_grad()  # type: ignore[assignment]
 
 
 class OnDevice(torch.Tensor):

@@ -15,6 +15,14 @@ from benchmarks.decision_backends import (
     weight_bytes,
     with_actions_of,
 )
+from benchmarks.decision_batches import (
+    MULTIPLY,
+    judged_batches,
+    measure_batches,
+    operations,
+    per_second,
+    products,
+)
 from benchmarks.decision_job import Batch, Job, Requests, Rival
 from benchmarks.decision_overhead import decisions, fits, judged
 from benchmarks.decision_rivals import (
@@ -126,6 +134,58 @@ def test_bars_name_the_fastest_rival_and_are_not_met_by_those_that_are_missing()
     bars = judged(times, ["trees"], ["linear"], limit_us=6.0, missing={"bandit": "not installed"})
     assert not bars["to_fastest_rival"]["met"]
     assert not bars["to_limit"]["met"]
+
+
+# batches
+
+
+def test_batches_are_judged_beside_the_products_and_every_rival():
+    def turns_of(*medians: float) -> np.ndarray:
+        return np.array(medians)[:, None]
+
+    times = {
+        8: {
+            DEFAULT: turns_of(6.0, 8.0, 10.0),
+            f"{MULTIPLY}numpy": turns_of(3.0, 4.0, 4.0),
+            f"{MULTIPLY}torch": turns_of(2.0, 9.0, 9.0),  # slower by its median
+            "trees": turns_of(30.0, 32.0, 30.0),
+            "small": turns_of(3.0, 3.0, 3.0),
+        }
+    }
+    found = judged_batches(times, ["trees", "small"], to_limit=2.0, to_rival=2.0)["8"]
+    limit, rival = found["to_limit"], found["to_fastest_rival"]
+    assert (limit["limit"], limit["met"]) == (f"{MULTIPLY}numpy", True)
+    assert limit["ratio"] == {"median": 2.0, "lowest": 2.0, "highest": 2.5}
+    assert (rival["rival"], rival["ratio"]["median"], rival["met"]) == ("small", 0.375, False)
+    assert found["rivals"]["trees"]["median"] == 4.0
+    assert judged_batches(times, ["trees"], to_limit=1.9, to_rival=2.0)["8"]["to_limit"]["met"] is False
+    assert judged_batches(times, ["trees"], to_limit=1.9, to_rival=2.0)["8"]["to_fastest_rival"]["met"]
+    assert per_second(times)["small"] == {"8": 333333.3}
+
+
+def test_everybody_decides_the_same_batches(requests, monkeypatch):
+    monkeypatch.setattr("benchmarks.decision_batches.SIZES", (1, 3))
+    monkeypatch.setattr("benchmarks.decision_batches.MOST_CALLS", 2)
+    seen: dict[str, list[int]] = {"a": [], "b": []}
+    contenders = {name: lambda batch, name=name: seen[name].append(len(batch.contexts)) for name in seen}
+    found = measure_batches(contenders, requests, rounds=3, seed=0)
+    assert seen["a"] == seen["b"] == [1] * 6 + [3] * 6
+    assert list(found) == [1, 3]
+    assert all(times.shape == (3, 1) and (times > 0).all() for of in found.values() for times in of.values())
+
+
+def test_the_products_are_those_of_the_network(controller, requests, monkeypatch):
+    multiplied = []
+    matmul = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b: multiplied.append((a.shape, b.shape)) or matmul(a, b))
+    made = products(controller)
+    assert set(made) == {f"{MULTIPLY}numpy", f"{MULTIPLY}torch"}
+    monkeypatch.setattr("benchmarks.decision_batches.ROWS_AT_ONCE", 20)
+    made[f"{MULTIPLY}numpy"](requests.batch(50))
+    count = sum(2 * members * rows * inputs * b[-1] for (members, rows, inputs), b in multiplied)
+    assert count == 50 * operations(controller)
+    assert {a[1] for a, _ in multiplied} == {20, 10}
+    made[f"{MULTIPLY}torch"](requests.batch(50))
 
 
 # reading the weights

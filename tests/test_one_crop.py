@@ -332,11 +332,11 @@ def test_other_towers_are_left_to_torch(options):
         assert KeptCrop().of(vision) is None
 
 
-def test_numbers_without_a_count_of_writes_are_left_to_torch(monkeypatch):
+def test_numbers_without_a_count_of_writes_are_left_to_torch():
     vision = tower()
     assert OneCrop.serves(vision)
-    own = vision.pool_out.weight
-    monkeypatch.setattr(torch.nn.Parameter, "is_inference", lambda parameter: parameter is own, raising=False)
+    with torch.inference_mode():
+        vision.pool_out.weight = torch.nn.Parameter(torch.ones(64, 64), requires_grad=False)
     assert not OneCrop.serves(vision)
 
 

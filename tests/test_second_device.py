@@ -14,8 +14,9 @@ HERE = Path(__file__).parent
 
 def ran(module: str) -> dict[str, Any]:
     """What a module of this folder prints in a process of its own, in which there is a second device."""
+    started = f"import simulated_device; simulated_device.without_inference_mode(); import {module}; {module}.main()"
     done = subprocess.run(
-        [sys.executable, "-c", f"import simulated_device, {module}; {module}.main()"],
+        [sys.executable, "-c", started],
         env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
