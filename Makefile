@@ -26,7 +26,7 @@ test: $(INSTALLED)
 # Many hours on two cores, and every result file is written anew. main_job makes runs/main_job/outcomes, which learners,
 # generalisation, unseen_configurations, reward_slide, decision_overhead and the second ppo_speed judge; the others make
 # their own tables or need none. The decision_ ones time microseconds: leave the machine alone while they run.
-# gpu_molmoe needs a CUDA device: `python -m benchmarks.gpu_molmoe`.
+# gpu_molmoe, gpu_features and gpu_training need a CUDA device: `python -m benchmarks.gpu_molmoe` and so on.
 # real_tables needs data of others and is run by hand: `python -m benchmarks.real_tables DATA --seeds 3`, see its docstring for DATA.
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,hf,onnx]'

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.cuda_device import asked_device, wait
 from benchmarks.molmoe_work import Work
 from benchmarks.record import write_result
 from paceline.knobs import Configuration
@@ -94,17 +95,12 @@ def _best(call: Callable[[], object], device: torch.device, repeats: int = 10) -
     """Seconds of the fastest call."""
     found = []
     for _ in range(repeats):
-        _wait(device)
+        wait(device)
         started = time.perf_counter()
         call()
-        _wait(device)
+        wait(device)
         found.append(time.perf_counter() - started)
     return min(found)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def run_all(
@@ -315,12 +311,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16, help="new tokens of every answer")
     parser.add_argument("--configurations", type=int, default=None, help="how many to time; by default all")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(
-            "gpu_molmoe: torch finds no CUDA device here. Run it on a machine with one, or look at the code with "
-            "--device cpu --preset tiny --configurations 6"
-        )
+    device = asked_device(
+        arguments.device, "gpu_molmoe", "--device cpu --preset tiny --configurations 6 --tokens 3"
+    )
     dtype = torch.bfloat16 if arguments.dtype == "bfloat16" else torch.float32
     found = measure(
         arguments.preset, device, dtype, arguments.images, arguments.tokens, arguments.configurations
