@@ -145,6 +145,16 @@ def test_rewards_that_compare_times_with_budgets_are_refused_for_solvers(command
     )
 
 
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_reward_per_second_is_refused_for_prices(command, router, tmp_path):
+    words = ["--algorithm", "grpo_warm", "--out", tmp_path / "c"]
+    words = words if command == "train" else ["--learners", "grpo_warm"]
+    said = run(command, router, *words, "--set", "reward=v1")
+    assert said.exit_code == 2
+    assert "reward: got 'v1', whose weights are per second, with outcomes that cost usd" in message(said)
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_solver_controller_is_judged_by_deadlines_and_par10(solver, solvers):
     value = evaluate_controller(solver, read_table(solvers), CONTEST)
     assert "average" not in value

@@ -51,8 +51,18 @@ def check_learnable(table: OutcomeTable, split: str | None = "train") -> None:
 
 
 def check_reward(table: OutcomeTable, options: TrainOptions) -> None:
-    """Raise TrainError for a reward that compares times with budgets where times are known only afterwards."""
-    if table.manifest.options.get("latency_kind") == "runtime" and options.reward != "masked":
+    """Raise TrainError for a reward that compares times with budgets, where that makes no sense.
+
+    It makes none where times are known only afterwards, and under v1, whose weights are per second, none for costs.
+    """
+    kind = table.manifest.options.get("latency_kind")
+    if kind == "cost" and options.reward == "v1":
+        unit = table.manifest.options.get("latency_unit", "")
+        raise TrainError(
+            f"reward: got 'v1', whose weights are per second, with outcomes that cost {unit}; expected 'masked', 'v2', "
+            "which weighs shares of the budget, or 'learned'"
+        )
+    if kind == "runtime" and options.reward != "masked":
         raise TrainError(
             f"reward: got {options.reward!r} with outcomes whose times are known only afterwards, expected 'masked', "
             "under which an outcome is worth its accuracy if it came in time and PAR10 without a deadline"
