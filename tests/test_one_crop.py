@@ -4,6 +4,7 @@ import copy
 import pickle
 import platform
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -330,6 +331,16 @@ def test_other_towers_are_left_to_torch(options):
         vision = vision.to_empty(device="cpu")
         assert not OneCrop.serves(vision)
         assert KeptCrop().of(vision) is None
+
+
+def test_importing_it_watches_nothing():
+    code = """if True:
+        import paceline.models.molmoe.one_crop
+        from torch.nn.modules import module
+        print(len(module._global_parameter_registration_hooks), len(module._global_module_registration_hooks))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "0"]
 
 
 def test_numbers_without_a_count_of_writes_are_left_to_torch():

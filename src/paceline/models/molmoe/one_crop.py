@@ -1,6 +1,7 @@
 """The vision tower for one crop in compiled code: what an overview takes of a small model."""
 
 import logging
+from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -24,18 +25,20 @@ LANES, MOST_WIDTH, MOST_FEATURES = 16, 4096, 8
 
 _POINTER, _WRITES = torch.Tensor.data_ptr, attrgetter("_version")
 
-_registered = 0  # how many parameters and layers modules of this process were given
-
 logger = logging.getLogger(__name__)
 
 
-def _register(*_: object) -> None:
-    global _registered
-    _registered += 1
+@cache
+def _registrations() -> list[int]:
+    """One number that rises: parameters and layers that modules of this process were given since the first call."""
+    count = [0]
 
+    def register(*_: object) -> None:
+        count[0] += 1
 
-register_module_parameter_registration_hook(_register)
-register_module_module_registration_hook(_register)
+    register_module_parameter_registration_hook(register)
+    register_module_module_registration_hook(register)
+    return count
 
 
 class OneCrop:
@@ -69,7 +72,8 @@ class OneCrop:
         self._memory = [
             matrix.detach() for matrix in self._matrices
         ]  # its place is not given away while this lives
-        self._registered, self._hooks = _registered, _hooks(vision)
+        self._registrations = _registrations()
+        self._registered, self._hooks = self._registrations[0], _hooks(vision)
         self._pointers = tuple(map(_POINTER, self._matrices))
         self._writes = sum(map(_WRITES, self._parameters))
         self._read = native.Tower(
@@ -112,7 +116,7 @@ class OneCrop:
         """Whether the tower still has the weights that were copied, as far as torch knows."""
         # In whole passes, since every line of Python is slow after a model ran. Counts of writes only rise.
         return (
-            self._registered == _registered
+            self._registered == self._registrations[0]
             and not any(self._hooks)
             and tuple(map(_POINTER, self._matrices)) == self._pointers
             and sum(map(_WRITES, self._parameters)) == self._writes
