@@ -22,3 +22,13 @@ QUICK_REFERENCE = ReferenceOptions(
 )
 HASTY_REFERENCE = replace(QUICK_REFERENCE, student=replace(QUICK_REFERENCE.student, steps=40))
 """Likewise, where it does not matter what the student has learned."""
+QUICK_SETTINGS = {
+    "reference.repeats": 1,
+    "reference.lightgbm.trees": 10,
+    "reference.forest.trees": 10,
+    "reference.network.epochs": 5,
+    "reference.residual.epochs": 2,
+    "reference.student.steps": 100,
+}
+QUICK_WORDS = [word for name, value in QUICK_SETTINGS.items() for word in ("--set", f"{name}={value}")]
+"""Likewise, on the command line."""

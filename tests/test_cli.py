@@ -24,6 +24,7 @@ from paceline.outcomes.store import read_table, write_table
 from paceline.runtime.controller import Controller
 from paceline.workflows.deciding import recorded_context
 from paceline.workflows.training import profiled_overview_ms
+from quick_options import QUICK_WORDS
 
 TESTS = Path(__file__).parent
 
@@ -140,7 +141,7 @@ def test_profile_by_an_adaptive_plan_says_how_it_ended(plan, more, tmp_path):
 
 
 def test_train_then_evaluate_the_controller(outcomes, tmp_path):
-    trained = run_json("train", outcomes, "--out", tmp_path / "c", "--epochs", 2)
+    trained = run_json("train", outcomes, "--out", tmp_path / "c", "--epochs", 2, *QUICK_WORDS)
     assert trained["facts"]["algorithm"] == "grpo"
     assert Controller.load(tmp_path / "c").space.size == 27
     assert profiled_overview_ms(outcomes) is None  # this table came without phases
@@ -161,7 +162,8 @@ def test_train_then_evaluate_the_controller(outcomes, tmp_path):
 
 
 def test_compare_judges_every_learner(outcomes, tmp_path):
-    value = run_json("compare", outcomes, "--replicates", 100, "--out", tmp_path / "results" / "compare.json")
+    words = ["--replicates", 100, "--out", tmp_path / "results" / "compare.json"]
+    value = run_json("compare", outcomes, *words, *QUICK_WORDS)
     assert {"paceline", "supervised", "lookup", "oracle"} <= set(value["hard"]["accuracy"])
     assert json.loads((tmp_path / "results" / "compare.json").read_text()) == value
 

@@ -13,6 +13,7 @@ from PIL import Image
 from command_line import TalkingModel, put_fakes, run
 from fakes import FAKE_SPACE
 from paceline.knobs import SEED_SPACE
+from quick_options import QUICK_WORDS
 from result_files import SMALL, Layout, World, edit, write_core_exp, write_exp5, write_exp6, write_lmms_eval
 
 PAGE = (Path(__file__).parent.parent / "docs" / "import.md").read_text()
@@ -22,7 +23,7 @@ COMMANDS = [
 ]
 SHORTER: dict[str, list[str]] = {
     "profile": ["--samples", "20", "--timed-samples", "4", "--configurations", "6"],
-    "train": ["--epochs", "1"],
+    "train": ["--epochs", "1", *QUICK_WORDS],
     "decide": ["--no-calibrate"],
     "compare": ["--algorithms", "supervised", "--replicates", "100"],
 }

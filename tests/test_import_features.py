@@ -18,6 +18,7 @@ from paceline.outcomes.store import read_table, write_table
 from paceline.profiling.image_features import ModelFeatures
 from paceline.runtime.adaptive import AdaptiveModel
 from paceline.runtime.controller import Controller
+from quick_options import QUICK_WORDS
 from result_files import Layout, World, edit, write_exp5, write_exp6
 
 WORLD = World(count=9, images=5)
@@ -151,7 +152,7 @@ def test_training_refuses_features_of_different_makers(tmp_path, monkeypatch):
     write_table(tmp_path / "more", fake_table(30, 8, 8, 2))
     write_table(tmp_path / "other", fake_table(30, 8, 8, 3))
     edit(tmp_path / "other" / "manifest.json", lambda value: value["model"].update(weights="new"))
-    quick = ["--epochs", 1, "--out", tmp_path / "controller"]
+    quick = ["--epochs", 1, "--out", tmp_path / "controller", *QUICK_WORDS]
     told = message(run("train", tmp_path / "sweep", tmp_path / "other", *quick))
     assert "features were made by the model fake (new) (8 columns)" in told
     assert "those of" in told
