@@ -10,6 +10,11 @@ setup(
         Extension(
             "paceline.policies._native",
             sources=["src/paceline/policies/_native.c"],
+            depends=[
+                "src/paceline/_vectors.h",
+                "src/paceline/policies/_native_many.h",
+                "src/paceline/policies/_native_kernels.h",
+            ],
             extra_compile_args=["-O3"],
             py_limited_api=True,
             optional=True,
@@ -17,7 +22,7 @@ setup(
         Extension(
             "paceline.models.molmoe._one_crop",
             sources=["src/paceline/models/molmoe/_one_crop.c"],
-            depends=["src/paceline/models/molmoe/_one_crop_kernels.h"],
+            depends=["src/paceline/_vectors.h", "src/paceline/models/molmoe/_one_crop_kernels.h"],
             extra_compile_args=["-O3"],
             py_limited_api=True,
             optional=True,

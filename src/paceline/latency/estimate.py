@@ -182,6 +182,19 @@ class LatencyEstimator:
         mean = self._mean(rows, tiles, vision_tokens, prompt_tokens)
         return mean, mean * (ratios * self.margin)
 
+    def upper_at(
+        self,
+        actions: np.ndarray,
+        columns: np.ndarray,
+        tiles: np.ndarray,
+        vision_tokens: np.ndarray,
+        prompt_tokens: np.ndarray,
+    ) -> np.ndarray:
+        """`upper` of one of the `actions` per request: its position in `columns` (n,), its workload (n,)."""
+        rows, ratios = self._rows(actions)
+        mean = self._mean(rows[:, columns], tiles, vision_tokens, prompt_tokens)
+        return mean * (ratios[columns] * self.margin)
+
     def coefficients(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What `mean` and `upper` are made of: float64 (4, m) and (m,).
 

@@ -1,4 +1,4 @@
-/* Scores of one request by a policy of linear layers, and the choice among them: what `native_policy.py` calls.
+/* Scores of requests by a policy of linear layers, and the choice among them: what `native_policy.py` calls.
  *
  * One request multiplies a row by matrices that no cache above the second level holds, so the time is that of reading
  * them. Their columns are kept in panels of 64 or 16, each panel row after row, and a sum stays in registers. Rows whose
@@ -295,6 +295,8 @@ static PyObject *network_values(Network *self, PyObject *const *args, Py_ssize_t
     return failed ? PyErr_NoMemory() : PyBool_FromLong(good);
 }
 
+#include "_native_many.h"
+
 static int network_sizes(Network *self, const Py_buffer *arrays, size_t *bytes)
 {
     int features = self->image_width + self->question_width, hidden = self->members * self->wide;
@@ -416,13 +418,7 @@ static PyObject *best(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (read) {
         read = numbers(args[2], "?", actions, PyBUF_SIMPLE, &feasible);
         if (read) {
-            const float *logit = logits.buf;
-            const double *mean = mean_ms.buf;
-            const char *fits = feasible.buf;
-            for (Py_ssize_t i = 0; i < actions; i++)
-                if (fits[i] && (chosen < 0 || logit[i] > logit[chosen] ||
-                                (logit[i] == logit[chosen] && mean[i] < mean[chosen])))
-                    chosen = i;
+            chosen = best_of_float(logits.buf, mean_ms.buf, feasible.buf, actions);
             PyBuffer_Release(&feasible);
         }
         PyBuffer_Release(&mean_ms);
@@ -436,6 +432,9 @@ static PyObject *best(PyObject *module, PyObject *const *args, Py_ssize_t count)
 static PyMethodDef network_methods[] = {
     {"values", (PyCFunction)(void (*)(void))network_values, METH_FASTCALL,
      "Write what one request's decision weighs into `out`; False where an argument is not of the kind it reads."},
+    {"many", (PyCFunction)(void (*)(void))network_many, METH_FASTCALL,
+     "`values` of many requests, arrays one below the other and flat; budgets and prices float64. The last argument: "
+     "numbers in a vector at most, 16 for what the processor has."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -458,6 +457,9 @@ static PyMethodDef functions[] = {
     {"best", (PyCFunction)(void (*)(void))best, METH_FASTCALL,
      "Position of the best logit among the feasible ones, ties going to the cheaper; -1 where nothing fits; None where an "
      "argument is not of the kind it reads."},
+    {"best_of_rows", (PyCFunction)(void (*)(void))best_of_rows, METH_FASTCALL,
+     "`best` of many requests, arrays one below the other and flat, into `out`, int64; False where an argument is not of "
+     "the kind it reads."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,4 +1,4 @@
-"""The policy for one request in compiled code: the same function as `NumpyPolicy`, reading less of its weights."""
+"""The policy in compiled code: the same function as `NumpyPolicy`, for one request reading less of its weights."""
 
 import logging
 import math
@@ -9,14 +9,14 @@ import numpy as np
 
 from paceline.budgets import POSITION_RANGE, budget_frequencies
 from paceline.errors import ControllerError, DependencyError
-from paceline.policies.decision import choose_one
+from paceline.policies.decision import choose, choose_one
 from paceline.policies.feature_scaling import FEATURE_LIMIT, FeatureScaling
-from paceline.policies.numpy_policy import NumpyPolicy
+from paceline.policies.numpy_policy import FLOAT32, NumpyPolicy
 from paceline.policies.one_request import OneRequest
 from paceline.policies.spec import LINEAR_HEADS, PolicySpec
 
-FEW = 8
-"""Up to so many requests of a batch take less time one by one than as products of matrices."""
+LANES = 16
+"""Numbers in a vector at most; processors with shorter ones use those."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +35,10 @@ def compiled() -> Any | None:
 
 
 class NativePolicy:
-    """What a policy says of one request, compiled; of many requests, as `NumpyPolicy` says it.
+    """What a policy says of requests, compiled. Immutable; any number of threads may use it at once."""
 
-    Immutable; any number of threads may use it at once.
-    """
-
-    def __init__(self, policy: NumpyPolicy) -> None:
-        """Pack the weights of a policy that it `serves`.
+    def __init__(self, policy: NumpyPolicy, lanes: int = LANES) -> None:
+        """Pack the weights of a policy that it `serves`; `lanes`: see `LANES`.
 
         Raises:
             ControllerError: a policy that it does not serve.
@@ -60,8 +57,10 @@ class NativePolicy:
                 "where there is a C compiler, or use backend 'numpy'"
             )
         self.policy, self.spec = policy, policy.spec
-        self._actions = len(policy.spec.actions)
-        self._values, self._best = _network(native, policy).values, native.best
+        self._actions, self._lanes = len(policy.spec.actions), lanes
+        network = _network(native, policy)
+        self._values, self._many = network.values, network.many
+        self._best, self._best_of_rows = native.best, native.best_of_rows
 
     @staticmethod
     def serves(spec: PolicySpec) -> bool:
@@ -76,7 +75,10 @@ class NativePolicy:
         price: np.ndarray | float = 0.0,
     ) -> np.ndarray:
         """`NumpyPolicy.scores`."""
-        return self.policy.scores(image_features, question_features, budget_ms, price)
+        values = self._values_of_rows(image_features, question_features, budget_ms, price)
+        if values is None:  # see `values`
+            return self.policy.scores(image_features, question_features, budget_ms, price)
+        return values / np.float32(self.spec.temperature) if self.spec.output == "accuracy" else values
 
     def values(
         self, image_features: np.ndarray, question_features: np.ndarray, budget_ms: float | None, price: float
@@ -93,6 +95,50 @@ class NativePolicy:
         """`decision.choose_one`."""
         chosen = self._best(logits, mean_latency_ms, feasible)
         return choose_one(logits, mean_latency_ms, feasible) if chosen is None else chosen
+
+    def choose_rows(
+        self, logits: np.ndarray, mean_latency_ms: np.ndarray, feasible: np.ndarray
+    ) -> np.ndarray:
+        """`decision.choose` of arrays (n, actions)."""
+        chosen = np.empty(len(logits), np.int64)
+        cells = (part.reshape(-1) for part in (logits, mean_latency_ms, feasible))
+        same = logits.shape == mean_latency_ms.shape == feasible.shape
+        if same and self._best_of_rows(*cells, chosen):
+            return chosen
+        return choose(logits, mean_latency_ms, feasible)
+
+    def _values_of_rows(
+        self,
+        image_features: np.ndarray,
+        question_features: np.ndarray,
+        budget_ms: np.ndarray | float | None,
+        price: np.ndarray | float,
+    ) -> np.ndarray | None:
+        """`values` of many requests (n, actions); None for what numpy converts, or says what is wrong with."""
+        if image_features.ndim != 2 or question_features.ndim != 2:
+            return None
+        n, shapes = len(image_features), (image_features.shape, question_features.shape)
+        if shapes != ((n, self.spec.image_width), (n, self.spec.question_width)):
+            return None
+        if image_features.dtype is not FLOAT32 or question_features.dtype is not FLOAT32:
+            return None
+        limits = _column(math.inf if budget_ms is None else budget_ms, n)
+        prices = _column(price, n)
+        if limits is None or prices is None:
+            return None
+        values = np.empty(n * self._actions, np.float32)
+        features = image_features.reshape(-1), question_features.reshape(-1)
+        if not self._many(*features, limits, prices, values, self._lanes):
+            return None
+        return values.reshape(n, self._actions)
+
+
+def _column(numbers: np.ndarray | float, n: int) -> np.ndarray | None:
+    """One number or one per request as float64 (n,); None for any other shape."""
+    given = np.asarray(numbers, np.float64)
+    if given.shape == (n,):
+        return np.ascontiguousarray(given)
+    return np.full(n, given) if given.shape == () else None
 
 
 def _network(native: Any, policy: NumpyPolicy) -> Any:

@@ -78,7 +78,7 @@ def with_backend(
 
 
 def _native_weigher(controller: "Controller") -> Weigher:
-    from paceline.policies.native_policy import FEW, NativePolicy
+    from paceline.policies.native_policy import NativePolicy
 
     policy = NativePolicy(controller.policy)
     return ScoredWeigher(
@@ -88,7 +88,7 @@ def _native_weigher(controller: "Controller") -> Weigher:
         actions=controller.actions,
         scale=controller.scale,
         choose=policy.choose,
-        few=FEW,
+        choose_rows=policy.choose_rows,
     )
 
 

@@ -67,7 +67,9 @@ class Controller:
     _action_ids: list[int] = field(init=False, repr=False)  # `actions` as plain numbers
     _columns: tuple[int | None, int | None] = field(init=False, repr=False)  # of the policy's features
     _plain: bool = field(init=False, repr=False)  # whether budgets are latencies
-    _full: int | None = field(init=False, repr=False)  # position of the full configuration, if it was tested
+    full_column: int | None = field(
+        init=False, repr=False
+    )  # the full configuration's position, if it was tested
     _configurations: list[Configuration] = field(init=False, repr=False)
     _kept: dict[bytes, Times] = field(init=False, repr=False)
     _budgets: HardBudgets = field(init=False, repr=False)
@@ -98,7 +100,9 @@ class Controller:
         object.__setattr__(self, "_action_ids", actions.tolist())
         object.__setattr__(self, "_columns", self.policy.spec.columns)
         object.__setattr__(self, "_plain", quantity.kind == LATENCY)
-        object.__setattr__(self, "_full", int(np.searchsorted(actions, full)) if full in actions else None)
+        object.__setattr__(
+            self, "full_column", int(np.searchsorted(actions, full)) if full in actions else None
+        )
         object.__setattr__(self, "_configurations", [self.space.configuration(int(a)) for a in actions])
         object.__setattr__(self, "weigher", (self.make_weigher or _numpy_weigher)(self))
         object.__setattr__(self, "_kept", {})
@@ -391,7 +395,7 @@ class Controller:
         workload = (context.tiles, context.vision_tokens, context.prompt_tokens)
         mean, upper = self.latency.mean_and_upper(self.actions, *workload)
         _, first_upper = self.first_token_latency.mean_and_upper(self.actions, *workload)
-        full_ms = float(np.max(mean) if self._full is None else mean[self._full])
+        full_ms = float(np.max(mean) if self.full_column is None else mean[self.full_column])
         spec = self.policy.spec
         per_price = 1.0 / (spec.full_latency_ms * self.scale) if spec.output == "accuracy" else 0.0
         charge = (per_price * mean).astype(np.float32)

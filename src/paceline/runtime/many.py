@@ -1,7 +1,7 @@
 """Decisions for many requests at once, as arrays: for planning, for judging logs, for servers that collect requests."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 CHUNK = 512
 """Requests weighed together: their hidden layers stay in the cache."""
 NONE = "contexts: got none, expected one or more requests"
-WEIGHED = ("scores", "mean_ms", "upper_ms", "first_upper_ms", "feasible")
-"""Arrays of `Weighed` that have a row per request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,11 +68,6 @@ class ContextBatch:
         """Some of the requests."""
         return ContextBatch(**{name: getattr(self, name)[part] for name in FIELDS})
 
-    def contexts(self) -> list[Context]:
-        """The requests one by one."""
-        rows = zip(*(getattr(self, name) for name in FIELDS), strict=True)
-        return [Context(**dict(zip(FIELDS, row, strict=True))) for row in rows]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BatchLimits:
@@ -102,7 +95,7 @@ class Weighed:
     scores: np.ndarray  # (n, m): accuracy scale, or logits
     mean_ms: np.ndarray  # (n, m), slow-down included, like the next two
     upper_ms: np.ndarray
-    first_upper_ms: np.ndarray
+    first_upper_ms: np.ndarray | None  # None where no request limits the time to the first token
     feasible: np.ndarray  # bool (n, m)
     chosen: np.ndarray  # int64 (n,): position, -1 where nothing fits
 
@@ -169,33 +162,42 @@ def decide_batch(
     return BatchDecision(configurations=configurations, **together)
 
 
-def weigh_scored(controller: "Controller", scorer: Any, batch: ContextBatch, limits: BatchLimits) -> Weighed:
-    """By a policy with `scores` of batches; limits, price and choice in numpy."""
-    spec, scale = controller.policy.spec, controller.scale
+def weigh_scored(
+    controller: "Controller",
+    scorer: Any,
+    batch: ContextBatch,
+    limits: BatchLimits,
+    choose_rows: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] = choose,
+) -> Weighed:
+    """By a policy with `scores` of batches; limits and price in numpy, and so is the choice by default."""
+    spec, scale, slowdown = controller.policy.spec, controller.scale, limits.slowdown
     work = (batch.tiles, batch.vision_tokens, batch.prompt_tokens)
     calm_ms, upper_ms = controller.latency.mean_and_upper(controller.actions, *work)
-    _, first_ms = controller.first_token_latency.mean_and_upper(controller.actions, *work)
-    mean_ms, upper_ms, first_ms = (limits.slowdown * part for part in (calm_ms, upper_ms, first_ms))
+    mean_ms = calm_ms
+    if slowdown != 1.0:
+        mean_ms, upper_ms = slowdown * calm_ms, slowdown * upper_ms
     feasible = upper_ms <= limits.whole_ms[:, None]
-    told = limits.whole_ms
+    told, first_ms = limits.whole_ms, None
     first = np.isfinite(limits.first_ms)
     if first.any():
+        first_ms = slowdown * controller.first_token_latency.upper(controller.actions, *work)
         feasible &= first_ms <= limits.first_ms[:, None]
         longest = np.where(feasible, upper_ms, -np.inf).max(axis=1)
         told = np.where(first & feasible.any(axis=1), np.minimum(told, longest), told)
-    full = np.searchsorted(controller.actions, controller.space.size - 1)
-    tested = full < len(controller.actions)
-    full_ms = calm_ms[:, full] if tested else calm_ms.max(axis=1)
-    told = spec.told_ms(told / (scale * limits.slowdown), full_ms / scale)
-    scores = scorer.scores(batch.image_features, batch.question_features, told, limits.price)
-    logits = action_logits(spec, scores, calm_ms, limits.price, full_latency_ms=spec.full_latency_ms * scale)
+    full = controller.full_column
+    full_ms = calm_ms.max(axis=1) if full is None else calm_ms[:, full]
+    told = spec.told_ms(told / (scale * slowdown), full_ms / scale)
+    scores = logits = scorer.scores(batch.image_features, batch.question_features, told, limits.price)
+    if limits.price.any():
+        full_latency_ms = spec.full_latency_ms * scale
+        logits = action_logits(spec, scores, calm_ms, limits.price, full_latency_ms=full_latency_ms)
     return Weighed(
         scores=np.float32(spec.temperature) * scores,
         mean_ms=mean_ms,
         upper_ms=upper_ms,
         first_upper_ms=first_ms,
         feasible=feasible,
-        chosen=choose(logits, mean_ms, feasible),
+        chosen=choose_rows(logits, mean_ms, feasible),
     )
 
 
@@ -209,9 +211,17 @@ def _decided(
             chosen[none] = seen.mean_ms[none].argmin(axis=1)
         else:
             late = seen.upper_ms[none] - limits.whole_ms[none, None]
-            first = seen.first_upper_ms[none] - limits.first_ms[none, None]
-            chosen[none] = np.maximum(late, first).argmin(axis=1)
+            if seen.first_upper_ms is not None:
+                late = np.maximum(late, seen.first_upper_ms[none] - limits.first_ms[none, None])
+            chosen[none] = late.argmin(axis=1)
     rows = np.arange(len(batch))
+    if seen.first_upper_ms is None:
+        work = (getattr(batch, name)[rows, chosen] for name in WORKLOAD)
+        first_ms = limits.slowdown * controller.first_token_latency.upper_at(
+            controller.actions, chosen, *work
+        )
+    else:
+        first_ms = seen.first_upper_ms[rows, chosen]
     known = 1.0 if controller.quantity.known_before else math.nan
     reason = np.where(none, when_infeasible, "policy")
     return BatchDecision(
@@ -222,7 +232,7 @@ def _decided(
         score=seen.scores[rows, chosen],
         predicted_ms=known * seen.mean_ms[rows, chosen],
         upper_ms=known * seen.upper_ms[rows, chosen],
-        first_token_upper_ms=known * seen.first_upper_ms[rows, chosen],
+        first_token_upper_ms=known * first_ms,
     )
 
 
@@ -286,4 +296,4 @@ def _column(name: str, value: Any, n: int, *, least: float, endless: bool = Fals
         wrong = np.atleast_1d(values)[~np.atleast_1d(good)][:3].tolist()
         what = "above 0" if endless else f"from {least:g} on, finite"
         raise BudgetError(f"{name}: got {wrong}, expected numbers {what}")
-    return np.broadcast_to(values, (n,))
+    return values if values.shape == (n,) else np.broadcast_to(values, (n,))

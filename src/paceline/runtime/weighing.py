@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from paceline.knobs import KnobSpace
-from paceline.policies.decision import choose_one
+from paceline.policies.decision import choose, choose_one
 from paceline.policies.spec import PolicySpec
 from paceline.runtime.decision import Candidates, Context
-from paceline.runtime.many import WEIGHED, BatchLimits, ContextBatch, Weighed, weigh_scored
+from paceline.runtime.many import BatchLimits, ContextBatch, Weighed, weigh_scored
 
 if TYPE_CHECKING:
     from paceline.runtime.controller import Controller
@@ -70,7 +70,7 @@ class Weigher(Protocol):
 class ScoredWeigher:
     """A policy says what configurations are worth; limits, price and choice are plain numpy.
 
-    `few`: up to so many requests of a batch are weighed one by one, where that takes less time.
+    `choose` and `choose_rows`: the choice for one request and for many.
     """
 
     def __init__(
@@ -82,9 +82,10 @@ class ScoredWeigher:
         actions: np.ndarray,
         scale: float,
         choose: Callable[[np.ndarray, np.ndarray, np.ndarray], int] = choose_one,
-        few: int = 1,
+        choose_rows: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] = choose,
     ) -> None:
-        self.scorer, self.backend, self.choose, self.few = scorer, backend, choose, few
+        self.scorer, self.backend = scorer, backend
+        self.choose, self.choose_rows = choose, choose_rows
         self.space, self.actions, self.scale = space, actions, scale
         self.spec = scorer.spec
         self.relative = self.spec.inputs.relative
@@ -120,29 +121,7 @@ class ScoredWeigher:
 
     def weigh_batch(self, controller: "Controller", batch: ContextBatch, limits: BatchLimits) -> Weighed:
         """Weigh many requests."""
-        if len(batch) > self.few:
-            return weigh_scored(controller, self.scorer, batch, limits)
-        seen = [
-            self(context, controller.times(context), limit)
-            for context, limit in zip(batch.contexts(), limits_of(limits), strict=True)
-        ]
-        parts = {name: np.stack([getattr(one, name) for one in seen]) for name in WEIGHED}
-        return Weighed(**parts, chosen=np.array([one.chosen for one in seen]))
-
-
-def limits_of(batch: BatchLimits) -> list[Limits]:
-    """The limits of each request of a batch."""
-    each = zip(batch.whole_ms.tolist(), batch.first_ms.tolist(), batch.price.tolist(), strict=True)
-    return [
-        Limits(
-            whole_ms=None if whole == math.inf else whole,
-            first_ms=None if first == math.inf else first,
-            reachable=True,
-            price=price,
-            slowdown=batch.slowdown,
-        )
-        for whole, first, price in each
-    ]
+        return weigh_scored(controller, self.scorer, batch, limits, self.choose_rows)
 
 
 def fitting(upper_ms: np.ndarray, first_upper_ms: np.ndarray, limits: Limits) -> np.ndarray:
