@@ -84,6 +84,9 @@ class DecisionGraph:
         if spec.output == "accuracy":
             charge = graph("Div", self._column(price), np.float32(spec.full_latency_ms))
             values = graph("Sub", scores, graph("Mul", charge, profiled_ms))
+        else:  # as in `policies.decision.action_logits`
+            beyond = graph("Greater", self._column(price), np.float32(spec.highest_price))
+            values = graph("Where", beyond, graph("Neg", mean_ms), scores)
         for name, value in (("scores", scores), ("values", values), ("mean_ms", mean_ms)):
             graph.output(value, name, count)
         graph.output(upper_ms, "upper_ms", count)

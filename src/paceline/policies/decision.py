@@ -36,10 +36,12 @@ def action_logits(
 ) -> np.ndarray:
     """What `choose` maximises, from scores (..., actions) made under this price.
 
-    Accuracy policies are charged the price here (`priced_logits`); logits policies have read it already.
+    Accuracy policies are charged the price here (`priced_logits`); logits policies have read it already. Beyond the
+    highest price that they read nothing but time counts, so that any average budget can be met that something meets.
     """
     if spec.output == "logits":
-        return scores
+        beyond = np.asarray(price)[..., None] > spec.highest_price
+        return np.where(beyond, -mean_latency_ms, scores) if beyond.any() else scores
     return priced_logits(
         scores, mean_latency_ms, price, full_latency_ms=full_latency_ms, temperature=spec.temperature
     )

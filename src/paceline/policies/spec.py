@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from paceline.budgets import POSITION_RANGE
 from paceline.errors import ControllerError
 from paceline.policies.feature_scaling import FeatureScaling
 from paceline.policies.inputs import ATTENTION, InputSpec
@@ -126,6 +127,13 @@ class PolicySpec:
     def code_width(self) -> int:
         """Numbers that encode a context: the budget, then for a logits policy the price and its flag."""
         return self.budget_dimensions if self.output == "accuracy" else 2 * self.budget_dimensions + 1
+
+    @property
+    def highest_price(self) -> float:
+        """The highest price of time that a logits policy tells from others; infinite where none is read."""
+        if self.price_low is None or self.price_high is None:
+            return math.inf
+        return self.price_low * (self.price_high / self.price_low) ** POSITION_RANGE[1]
 
     @property
     def columns(self) -> tuple[int | None, int | None]:

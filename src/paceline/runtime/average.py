@@ -56,11 +56,11 @@ class PriceTable:
                 f"prices: got {prices.tolist()} at {budgets.tolist()} ms, expected positive ascending budgets and "
                 "prices that never rise with them; train the controller again"
             )
-        object.__setattr__(self, "_logs", np.log(prices + PRICE_SHIFT))
+        object.__setattr__(self, "_logs", np.log1p(prices / PRICE_SHIFT))
 
     def price(self, average_budget_ms: float) -> float:
-        """The fitted price; between the rows its logarithm (of the price and a small shift) is linear."""
-        return math.exp(np.interp(average_budget_ms, self.budgets_ms, self._logs)) - PRICE_SHIFT
+        """The fitted price, exactly 0 where time is free; between rows the logarithm of price + shift is linear."""
+        return PRICE_SHIFT * math.expm1(np.interp(average_budget_ms, self.budgets_ms, self._logs))
 
 
 class AverageBudget:

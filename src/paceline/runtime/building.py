@@ -25,6 +25,8 @@ PRICED_BUDGETS = 24
 """Rows of the price table, geometric between the cheapest and the unpriced mean latency."""
 LOWEST_MARGIN = 1.001
 """The lowest priced budget over the mean of the cheapest choices, where the price would be unbounded."""
+BEYOND, JUST_BELOW = 2.0, 1.0 - 1e-6
+"""Budgets below what a policy that reads prices reaches have this many times its highest price."""
 PRICED_CELLS = 1 << 20
 """Outcomes of validation samples that prices are fitted on, samples evenly spaced: means settle long before."""
 
@@ -154,12 +156,20 @@ def _read_prices(
     curve = PriceCurve.measure(choose_at, spent_ms, low, high)
     lowest, unpriced = float(curve.mean_ms.min()), float(curve.mean_ms[0])
     if unpriced <= LOWEST_MARGIN * lowest:
-        return PriceTable(np.array([unpriced / scale]), np.array([0.0]))
-    budgets = np.geomspace(lowest, unpriced, PRICED_BUDGETS)
-    budgets[[0, -1]] = lowest, unpriced  # powers may round below what is reached
-    prices = np.array([curve.price(float(budget)) for budget in budgets])
-    # A price that meets a smaller budget meets this one too, so prices may be made never to rise.
-    return PriceTable(budgets / scale, np.minimum.accumulate(prices))
+        budgets, prices = np.array([unpriced]), np.array([0.0])
+    else:
+        budgets = np.geomspace(lowest, unpriced, PRICED_BUDGETS)
+        budgets[[0, -1]] = lowest, unpriced  # powers may round below what is reached
+        # A price that meets a smaller budget meets this one too, so prices may be made never to rise.
+        prices = np.minimum.accumulate([curve.price(float(budget)) for budget in budgets])
+    cheapest = spent_ms[np.arange(len(mean_ms)), cheapest_columns(mean_ms)].mean()
+    below = np.array([LOWEST_MARGIN * cheapest, JUST_BELOW * budgets[0]])
+    if (
+        below[0] < below[1]
+    ):  # what the policy itself does not go down to is left to the cheapest configuration
+        beyond = BEYOND * policy.spec.highest_price
+        budgets, prices = np.concatenate([below, budgets]), np.concatenate([[beyond, beyond], prices])
+    return PriceTable(budgets / scale, prices)
 
 
 def class_shares(table: OutcomeTable, latency: LatencyEstimator) -> dict[str, float]:

@@ -136,9 +136,7 @@ class Candidates:
     space: KnobSpace
     actions: np.ndarray  # int64
     scores: np.ndarray  # accuracy scale (a logits policy: log-probability); only differences mean something
-    values: (
-        np.ndarray
-    )  # scores less the price of the predicted time, if not priced already; what is maximised
+    values: np.ndarray  # scores less the price of the predicted time, if not priced already; what is maximised (`action_logits`)
     mean_ms: np.ndarray  # expected latency of the whole call
     upper_ms: np.ndarray  # calibrated upper latency of the whole call
     first_upper_ms: np.ndarray  # calibrated upper latency of the first token
@@ -181,6 +179,11 @@ class Decision:
     context: Context = field(repr=False)
     controller: "Controller" = field(repr=False)
     reachable: bool = field(repr=False)  # whether any choice can meet the average budget
+
+    @property
+    def only_time_counts(self) -> bool:
+        """Whether the price is beyond what the policy reads, so that the cheapest that fits was taken."""
+        return self.price > self.controller.policy.spec.highest_price
 
     @property
     def quantity(self) -> Quantity:

@@ -1,6 +1,6 @@
 """A decision made again: under other budgets, or with parts of the request hidden, many at a time. numpy only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,8 +95,8 @@ class Replay:
 
     def score(self, variants: Variants, positions: np.ndarray) -> np.ndarray:
         """Scores of one position per variant as `Candidates.scores` has them, float64 (k,)."""
-        logits, _ = self.weigh(variants)
         spec, price = self.policy.spec, variants.price
+        logits, _ = self.weigh(replace(variants, price=np.minimum(price, spec.highest_price)))
         value = spec.temperature * logits[np.arange(len(positions)), positions]
         if spec.output == "logits":
             return value

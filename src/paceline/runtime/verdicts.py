@@ -55,9 +55,14 @@ def limits(decision: "Decision") -> list[str]:
                 else f"{label} {text(budget)}"
             )
     if decision.average_budget_ms is not None:
+        what = "cost" if quantity.kind == COST else "time"
         lines.append(
-            f"average budget {text(decision.average_budget_ms)}: {decision.price:.4f} of accuracy is the price of the "
-            f"full configuration's {'cost' if quantity.kind == COST else 'time'}"
+            f"average budget {text(decision.average_budget_ms)}: "
+            + (
+                f"less than the policy was taught to keep, so nothing but {what} counts"
+                if decision.only_time_counts
+                else f"{decision.price:.4f} of accuracy is the price of the full configuration's {what}"
+            )
         )
     if decision.slowdown != 1.0:
         lines.append(
@@ -91,6 +96,8 @@ def verdict(decision: "Decision", position: int) -> str:
         return f"{quantity.text(0.0)} over the budget"
     if decision.reason != "policy":
         return "over the average budget" if decision.average_budget_ms is not None else "does not fit"
+    if decision.only_time_counts:
+        return f"takes {quantity.text(float(seen.mean_ms[position] - seen.mean_ms[seen.chosen]))} more"
     worse = float(seen.values[seen.chosen] - seen.values[position])
     if worse < ABOUT_EQUAL:
         return "as good, not cheaper"

@@ -88,7 +88,7 @@ class ScoredWeigher:
         self.choose, self.choose_rows = choose, choose_rows
         self.space, self.actions, self.scale = space, actions, scale
         self.spec = scorer.spec
-        self.relative = self.spec.inputs.relative
+        self.relative, self.highest_price = self.spec.inputs.relative, self.spec.highest_price
 
     def __call__(self, context: Context, times: Times, limits: Limits) -> Candidates:
         """Weigh one request."""
@@ -107,6 +107,8 @@ class ScoredWeigher:
             told_ms = None if relative is None else float(relative)
         scores = self.scorer.values(context.image_features, context.question_features, told_ms, price)
         values = scores - price * times.charge if price else scores
+        if price > self.highest_price:  # as in `decision.action_logits`
+            values = (-mean_ms).astype(np.float32)
         return Candidates(
             space=self.space,
             actions=self.actions,
