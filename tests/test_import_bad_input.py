@@ -231,6 +231,7 @@ def test_an_interrupted_import_leaves_nothing(error, folder, tmp_path, monkeypat
         (["--latency-unit", "minutes"], "latency unit: got 'minutes'"),
         (["--quality-unit", "stars"], "quality unit: got 'stars'"),
         (["--seed", -1], "seed: got -1"),
+        (["--seed", 4294967296], "seed: got 4294967296, expected 0 to 4294967295"),
         (["--configuration", "a"], "expected FOLDER:knob=value"),
         (["--sample", "id"], "--sample and --knobs are for tables"),
     ],
@@ -309,6 +310,13 @@ def table(tmp_path):
         (changed(TABLE, "--knobs", "model,model"), "repeat; name each once"),
         (changed(TABLE, "--knobs", "correct"), "has accuracy 0"),
         ([*TABLE[:6], "--cost", "runtime"], "expected UNIT:COLUMN as in usd:price"),
+        *(
+            (
+                [*TABLE[:6], "--cost", f"{unit}:runtime"],
+                f"--cost: got the unit {unit!r}, expected one that can stand",
+            )
+            for unit in ("%", "ms", "S", "1usd", "-", ".x", "u sd")
+        ),
         ([*TABLE, "--strict"], "warnings, expected none"),
     ],
 )

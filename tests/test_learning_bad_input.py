@@ -168,6 +168,14 @@ def test_a_controller_may_be_judged_where_nothing_could_be_learned(tables):
             ["train", "TABLE", "--out", "OUT", "--seed", -1],
             "seed: got -1, expected a whole number of at least 0",
         ),
+        (
+            ["train", "TABLE", "--out", "OUT", "--seed", 4294967296],
+            "seed: got 4294967296, expected at most 2147483647",
+        ),
+        (
+            ["compare", "TABLE", "--seed", 99999999999999999999],
+            "seed: got 99999999999999999999, expected at most",
+        ),
         *(
             (["train", "TABLE", "--out", "OUT", "--set", setting], expected)
             for setting, expected in (

@@ -299,6 +299,11 @@ def test_files_that_are_no_image_are_refused(tmp_path, content, message):
         images.open_image(path)
 
 
+def test_modes_that_pillow_does_not_convert_are_refused():
+    with pytest.raises(ImageError, match="got mode 'La', expected one that Pillow converts to RGB"):
+        images.image_array(Image.new("La", (64, 64)))
+
+
 def test_truncated_images_are_refused(tmp_path):
     picture(0, 200, 200).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()

@@ -22,7 +22,7 @@ from paceline.policies.spec import PolicySpec
 from policy_forms import FORMS, TOKENS, form_arrays, form_features, form_spec
 
 SERVED = [form for form in FORMS if NativePolicy.serves(form_spec(form))]
-BUDGETS = (None, math.inf, 1e-9, -3.0, 0.0, 9.0, 10.0, 33.3, 60.0, 1e9)
+BUDGETS = (None, math.inf, 1e-9, 5e-324, -3.0, 0.0, 9.0, 10.0, 33.3, 60.0, 1e9)
 PRICES = (0.0, 1e-6, 0.05, 0.3, 40.0)
 
 pytestmark = pytest.mark.skipif(compiled() is None, reason="installed without a C compiler")

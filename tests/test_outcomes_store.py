@@ -342,6 +342,15 @@ def test_a_knob_with_the_name_of_a_column_is_refused(tmp_path: Path):
         write_table(tmp_path, dataclasses.replace(table, space=KnobSpace(knobs)))
 
 
+def test_everybody_may_read_what_everybody_may_read_by_default(tmp_path: Path):
+    write_table(tmp_path / "o", fake_table(8, 2, 2, 1))
+    (tmp_path / "plain").write_text("as the system says")
+    usual = (tmp_path / "plain").stat().st_mode
+    assert {path.name: path.stat().st_mode == usual for path in (tmp_path / "o").iterdir()} == dict.fromkeys(
+        ("features.safetensors", "manifest.json", "outcomes.parquet", "samples.parquet"), True
+    )
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path):
     path = tmp_path / "file"
     path.write_text("old")

@@ -160,8 +160,16 @@ def test_a_model_of_images_is_not_asked_about_a_text_alone(outcomes):
     pictured = dataclasses.replace(table, tiles=counted, vision_tokens=counted, prompt_tokens=counted)
     made = train_controller(pictured, TrainOptions(reference=QUICK_REFERENCE)).controller
     assert made.text_features is None
-    with pytest.raises(ControllerError, match="it decides about more than a text"):
+    with pytest.raises(ControllerError, match="their models see more than a text"):
         made.text_context("what colour is the sky")
+
+
+def test_a_controller_without_its_file_says_so(outcomes, tmp_path):
+    table = dataclasses.replace(read_table(outcomes), text_features=None)
+    train_controller(table, TrainOptions(algorithm="outcome", warm_epochs=1)).controller.save(tmp_path / "c")
+    told = message(run("decide", tmp_path / "c", "--prompt", "what colour is the sky"))
+    assert "it has no text_features.safetensors" in told
+    assert "import and train again" in told
 
 
 def test_exports_keep_the_file(controller, outcomes, tmp_path):

@@ -50,7 +50,12 @@ def image_array(image: Image.Image) -> np.ndarray:
         raise ImageError(f"image: got {_described(image)}")
     _check_size(image, "image")
     _load(image, "image")
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    try:
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except ValueError as error:  # Pillow has no way from some modes, such as La
+        raise ImageError(
+            f"image: got mode {image.mode!r}, expected one that Pillow converts to RGB"
+        ) from error
 
 
 def _described(value: Any) -> str:

@@ -175,8 +175,8 @@ def test_what_a_text_means_is_kept_and_a_share_is_of_each_request():
             classes = {name: share * full for name, share in chooser.guard.classes.items()}
             expected = parse_budget(text, full_ms=full, classes=classes)
             assert chooser.decide(seen, budget=text).budget_ms == pytest.approx(expected)
-    assert len(chooser._budgets._texts) == KEPT_TEXTS
-    assert not dataclasses.replace(chooser)._budgets._texts
+    assert len(chooser.budgets._texts) == KEPT_TEXTS
+    assert not dataclasses.replace(chooser).budgets._texts
     for _ in range(2):
         with pytest.raises(BudgetError, match="got 'soon'"):
             chooser.decide(context(), budget="soon")

@@ -208,3 +208,49 @@ def test_numbers_of_any_kind_are_budgets():
     expected = controller().decide_batch(contexts, budget_ms=[10.0, 20.0, 30.0]).action.tolist()
     for given in ([10, 20, 30], np.array([10, 20, 30]), (np.float32(10), np.int64(20), Fraction(30))):
         assert controller().decide_batch(contexts, budget_ms=given).action.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "said", ["80%", "low", "0.03s", 25.0, ["80%", None, "high", 20.0, "1s", np.float32(18.0)], [None] * 6]
+)
+def test_budgets_are_said_as_for_one_request(said):
+    owner = controller()
+    contexts = [context(index) for index in range(6)]
+    each = said if isinstance(said, list) else [said] * 6
+    singly = [owner.decide(one, budget=text) for one, text in zip(contexts, each, strict=True)]
+    assert_same(owner.decide_batch(contexts, budget=said), singly)
+
+
+@pytest.mark.parametrize("average", [9.0, "0.009s", 1e9, 0.001])
+def test_an_average_budget_has_the_price_that_one_request_is_asked(average):
+    owner = controller()
+    slower = owner.rescaled(
+        latency=owner.latency.rescaled(np.array([3.0, 3.0]), np.array([2.0, 2.0])),
+        first_token_latency=owner.first_token_latency,
+        overview_ms=2.0,
+    )
+    assert slower.scale == pytest.approx(1.5)
+    contexts = [context(index) for index in range(6)]
+    for each in (owner, slower):
+        together = each.decide_batch(contexts, average=average)
+        assert_same(together, [each.decide(one, average=average) for one in contexts])
+    assert set(together.reason.tolist()) == ({"cheapest"} if average == 0.001 else {"policy"})
+    reads = form_controller("joint logits")
+    contexts = [form_context("joint logits", index) for index in range(6)]
+    together = reads.decide_batch(contexts, average=average)
+    assert_same(together, [reads.decide(one, average=average) for one in contexts])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"budget": "soon"}, "got 'soon'"),
+        ({"budget": ["80%", "60ms"]}, "budget: got 2 budgets for 3 requests"),
+        ({"budget": 20.0, "budget_ms": 20.0}, "budget: got both"),
+        ({"average": 9.0, "price": 0.1}, "price: got both"),
+        ({"average": "80%"}, "average budget: got '80%'"),
+    ],
+)
+def test_budgets_that_contradict_each_other(changes, expected):
+    with pytest.raises(BudgetError, match=expected):
+        controller().decide_batch([context(index) for index in range(3)], **changes)

@@ -89,6 +89,31 @@ def test_saving_again_replaces_and_keeps_other_files(directory):
     assert sorted(path.name for path in directory.iterdir()) == sorted([*FILES, "report.html"])
 
 
+def test_files_of_the_controller_before_do_not_stay(directory):
+    (directory / "policy.onnx").write_bytes(b"decides as the old one")
+    (directory / "mine.onnx").write_bytes(b"of somebody else")
+
+    def exported(value):
+        value["files"]["policy.onnx"] = {"sha256": "0", "size_bytes": 22}
+        value["files"] |= {name: {} for name in ("..", "", "../mine.onnx", "report.html")}
+
+    edit(directory, exported)
+    (directory / "report.html").write_text("mine")
+    controller().save(directory)
+    assert sorted(path.name for path in directory.iterdir()) == sorted([*FILES, "mine.onnx", "report.html"])
+    (directory / "controller.json").write_text("damaged")
+    controller().save(directory)
+    assert Controller.load(directory).fingerprint == controller().fingerprint
+
+
+def test_what_a_decision_hands_out_does_not_change_the_controller():
+    owner = controller()
+    made = owner.decide(context(), budget_ms=50.0)
+    for array in (made.candidates.actions, made.candidates.mean_ms, owner.actions):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 7
+
+
 def test_a_save_that_fails_leaves_no_temporary_file(directory, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")

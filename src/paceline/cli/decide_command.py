@@ -89,7 +89,10 @@ def run(
     elif prompt is not None and loaded.text_features is not None and (image, outcomes, sample) == (None,) * 3:
         context = _text(loaded, prompt, model, calibrate)
     elif outcomes is not None and sample is not None and (image, prompt) == (None, None):
+        _check_no_model("--sample", model, calibrate)
         context = _recorded(loaded, outcomes, sample)
+    elif prompt is not None and loaded.made_from_texts and (image, outcomes, sample) == (None,) * 3:
+        context = loaded.text_context(prompt)  # says what is missing
     else:
         raise PacelineError(
             "decide: expected --image FILE and --prompt TEXT, or --outcomes DIRECTORY and --sample ID, and not both; "
@@ -133,15 +136,18 @@ def _live(
 
 
 def _text(controller: "Controller", prompt: str, model: str | None, calibrate: bool | None) -> "Context":
-    if model is not None or calibrate is not None:
-        raise PacelineError(
-            "decide: got --model or --calibrate with --prompt alone, expected neither; this controller decides about "
-            "texts and runs no model"
-        )
+    _check_no_model("--prompt alone", model, calibrate)
     context = controller.text_context(prompt)
     if not context.question_features.any():
         say("no word of the prompt is known from training; what is chosen is a guess for any text")
     return context
+
+
+def _check_no_model(with_: str, model: str | None, calibrate: bool | None) -> None:
+    if model is not None or calibrate is not None:
+        raise PacelineError(
+            f"decide: got --model or --calibrate with {with_}, expected neither; nothing is run by a model there"
+        )
 
 
 def _recorded(controller: "Controller", outcomes: Path, sample: str) -> "Context":

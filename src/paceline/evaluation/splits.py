@@ -64,7 +64,8 @@ def fit_and_test(table: OutcomeTable) -> tuple[OutcomeTable, OutcomeTable, dict[
     for rows, name in ((fit_rows, "train or validation"), (test_rows, "test")):
         if not rows.any():
             raise OutcomesError(
-                f"evaluation: no {name} sample has an outcome under all {len(table.actions)} configurations and "
-                f"a scene of its own ({facts}); profile more samples or split again"
+                f"evaluation: no {name} sample has an outcome under all {len(table.actions)} configurations and a "
+                f"scene of its own ({facts['train']} train, {facts['validation']} validation and {facts['test']} test "
+                f"samples have, {facts['incomplete']} samples lack an outcome); profile more samples or split again"
             )
     return table.select(fit_rows), table.select(test_rows), facts

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paceline.errors import TrainError
-from paceline.learning.checks import check_number, check_whole
+from paceline.learning.checks import check_number, check_seed, check_whole
 from paceline.learning.losses import masked_log_softmax
 from paceline.learning.problem import Problem
 from paceline.learning.reference.contexts import ContextSource, DrawnContexts
@@ -60,8 +60,9 @@ class AdaptOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("check_every", 1), ("folds", 0), ("batch_size", 1), ("seed", 0)):
+        for name, least in (("steps", 0), ("check_every", 1), ("folds", 0), ("batch_size", 1)):
             check_whole(name, getattr(self, name), least)
+        check_seed(self.seed)
         if self.folds == 1:
             raise TrainError("folds: got 1, expected 0 (take all updates) or at least 2")
         check_number("learning_rate", self.learning_rate, above=0.0)

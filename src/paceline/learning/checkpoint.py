@@ -1,7 +1,6 @@
 """Training state on disk: one safetensors file, replaced atomically, that resumes bit for bit."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from paceline.errors import TrainError
+from paceline.outcomes.files import write_atomically
 
 FILE_NAME = "training.safetensors"
 SCHEMA_VERSION = 1
@@ -29,17 +29,13 @@ class Checkpoint:
 def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     """Write to a temporary name, flush to disk, rename: a kill leaves the old or the new state, never half."""
     directory.mkdir(parents=True, exist_ok=True)
-    temporary, final = directory / f".{FILE_NAME}.tmp", directory / FILE_NAME
     header = {
         "schema_version": str(SCHEMA_VERSION),
         "fingerprint": checkpoint.fingerprint,
         "state": json.dumps(checkpoint.state),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    save_file(tensors, temporary, metadata=header)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, final)
+    write_atomically(directory / FILE_NAME, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
 def read_checkpoint(directory: Path, fingerprint: str) -> Checkpoint | None:

@@ -5,11 +5,20 @@ from typing import Any
 
 from paceline.errors import PacelineError, TrainError
 
+LARGEST_SEED = 2**31 - 1
+
 
 def check_whole(name: str, value: Any, least: int, error: type[PacelineError] = TrainError) -> None:
     """`error` unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise error(f"{name}: got {value!r}, expected a whole number of at least {least}")
+
+
+def check_seed(value: Any) -> None:
+    """TrainError unless `value` is a seed that every library takes, with room for those counted from it."""
+    check_whole("seed", value, 0)
+    if value > LARGEST_SEED:
+        raise TrainError(f"seed: got {value}, expected at most {LARGEST_SEED}")
 
 
 def check_number(

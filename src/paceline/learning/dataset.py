@@ -56,7 +56,7 @@ def full_column(table: OutcomeTable) -> int:
     if not len(columns):
         raise TrainError(
             f"outcomes: the full configuration {table.space.full} was not tested among {len(table.actions)} "
-            "configurations; profile it too, it is the unit of time"
+            "configurations, expected outcomes of it, since its time is the unit of all times; measure it too"
         )
     return int(columns[0])
 

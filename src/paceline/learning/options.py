@@ -7,6 +7,7 @@ from typing import Any
 from paceline.errors import TrainError
 from paceline.learning.budget_parts import parse_parts
 from paceline.learning.checks import check_number as _check_number
+from paceline.learning.checks import check_seed
 from paceline.learning.checks import check_whole as _check_whole
 from paceline.learning.input_options import (
     ENCODINGS,
@@ -226,7 +227,7 @@ class TrainOptions:
 
     def _check_types(self) -> None:
         """The options that are a truth value, a text or a seed."""
-        _check_whole("seed", self.seed, 0)
+        check_seed(self.seed)
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise TrainError(f"{name}: got {getattr(self, name)!r}, expected true or false")

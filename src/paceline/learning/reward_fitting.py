@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from paceline.errors import TrainError
-from paceline.learning.checks import check_number, check_whole
+from paceline.learning.checks import check_number, check_seed, check_whole
 from paceline.learning.progress import Progress, SilentProgress
 from paceline.learning.reward_examples import PreferredOutcomes, ScoredOutcomes
 from paceline.learning.reward_model import RewardModel, RewardNetwork
@@ -42,7 +42,7 @@ class RewardModelOptions:
             raise TrainError(f"score_loss: got {self.score_loss!r}, expected one of {list(SCORE_LOSSES)}")
         check_whole("updates", self.updates, 1)
         check_whole("batch_size", self.batch_size, 1)
-        check_whole("seed", self.seed, 0)
+        check_seed(self.seed)
         check_number("learning_rate", self.learning_rate, above=0.0)
         check_number("weight_decay", self.weight_decay)
         check_number("validation_share", self.validation_share, above=0.0, below=1.0)

@@ -13,11 +13,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it.
 
     A kill leaves at most the temporary file, which the next write of the same path replaces. Any
-    exception, a full disk included, removes it and passes on.
+    exception, a full disk included, removes it and passes on. Who may read the file is what the system says of new
+    files, also where `write` makes one for its owner alone, as safetensors does.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)
         sync(temporary)
         os.replace(temporary, path)
     except BaseException:

@@ -104,8 +104,9 @@ class OneRequest:
         lowest, position = POSITION_RANGE
         if budget_ms is not None and budget_ms < math.inf:
             position = lowest
-            if budget_ms > 0.0:
-                position = math.log(budget_ms / self.low_ms) * self.per_log
+            share = budget_ms / self.low_ms  # 0 of the smallest budgets above 0
+            if share > 0.0:
+                position = math.log(share) * self.per_log
                 position = min(max(position, lowest), POSITION_RANGE[1])
         elif budget_ms is not None and math.isnan(budget_ms):
             encode_context(self.spec, budget_ms, price)  # raises what it raises for a budget of NaN

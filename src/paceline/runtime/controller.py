@@ -16,6 +16,7 @@ from paceline.errors import ControllerError, PromptError
 from paceline.knobs import Configuration, KnobSpace
 from paceline.latency.estimate import LatencyEstimator
 from paceline.latency.quantity import LATENCY, Quantity
+from paceline.outcomes.feature_makers import TEXT, feature_maker
 from paceline.outcomes.table import OutcomeTable
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.text_features import TextFeatures
@@ -34,6 +35,7 @@ from paceline.runtime.exports import Exports
 from paceline.runtime.guard import Guard, Trained
 from paceline.runtime.hard_budgets import HardBudgets
 from paceline.runtime.many import BatchDecision, ContextBatch, decide_batch
+from paceline.runtime.verdicts import rejection
 from paceline.runtime.weighing import Limits, ScoredWeigher, Times, Weigher
 
 KEPT_WORKLOADS = 256
@@ -72,7 +74,7 @@ class Controller:
     )  # the full configuration's position, if it was tested
     _configurations: list[Configuration] = field(init=False, repr=False)
     _kept: dict[bytes, Times] = field(init=False, repr=False)
-    _budgets: HardBudgets = field(init=False, repr=False)
+    budgets: HardBudgets = field(init=False, repr=False)
     _lock: Lock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +96,7 @@ class Controller:
                     f"expected {_describe(self.space)}"
                 )
         full = self.space.size - 1
+        actions.setflags(write=False)  # decisions hand them out
         object.__setattr__(self, "actions", actions)
         quantity = Quantity.of(self.latency.facts)
         object.__setattr__(self, "quantity", quantity)
@@ -106,7 +109,7 @@ class Controller:
         object.__setattr__(self, "_configurations", [self.space.configuration(int(a)) for a in actions])
         object.__setattr__(self, "weigher", (self.make_weigher or _numpy_weigher)(self))
         object.__setattr__(self, "_kept", {})
-        object.__setattr__(self, "_budgets", HardBudgets(quantity, self.guard.classes))
+        object.__setattr__(self, "budgets", HardBudgets(quantity, self.guard.classes))
         object.__setattr__(self, "_lock", Lock())
 
     @classmethod
@@ -213,6 +216,12 @@ class Controller:
                 "use this model's controller or train one with paceline profile and paceline train"
             )
 
+    @property
+    def made_from_texts(self) -> bool:
+        """Whether the features that it was trained on were made from questions' texts."""
+        trained = dict(self.provenance.get("profile") or {})
+        return feature_maker(dict(self.provenance.get("model") or {}), trained).get("kind") == TEXT
+
     def text_context(self, prompt: str) -> Context:
         """A new request, of which `decide` needs no more than its text, as of a router between text models.
 
@@ -221,6 +230,12 @@ class Controller:
         """
         if not isinstance(prompt, str):
             raise PromptError(f"prompt: got {type(prompt).__name__}, expected a text")
+        if self.text_features is None and self.made_from_texts:
+            raise ControllerError(
+                "controller: it has no text_features.safetensors, expected what makes features of a text; its outcomes "
+                "were imported by an older version, or copied without that file, or their models see more than a text: "
+                "import and train again, or decide about a recorded sample"
+            )
         if self.text_features is None:
             raise ControllerError(
                 "controller: it decides about more than a text, expected one trained on imported questions of text "
@@ -299,8 +314,8 @@ class Controller:
             if not 0.0 < budget_ms < math.inf:
                 checked_ms("budget_ms", budget_ms)
         else:
-            whole_ms, first_ms = self._budgets.limits(budget_ms, first_token_budget_ms, budget, times.full_ms)
-        average_ms, price, reachable = (None, 0.0, True) if average is None else self._average(average)
+            whole_ms, first_ms = self.budgets.limits(budget_ms, first_token_budget_ms, budget, times.full_ms)
+        average_ms, price, reachable = (None, 0.0, True) if average is None else self.average_price(average)
         unexpected_ms = max(0.0, elapsed_ms - slowdown * self.guard.overview_ms) if elapsed_ms else 0.0
         limits = Limits(
             whole_ms=None if whole_ms is None else whole_ms - unexpected_ms,
@@ -329,7 +344,7 @@ class Controller:
             reachable=reachable,
         )
         if reason == "rejected":
-            raise RejectedError(_rejection(decision), decision)
+            raise RejectedError(rejection(decision), decision)
         return decision
 
     def decide_batch(
@@ -338,6 +353,8 @@ class Controller:
         *,
         budget_ms: ArrayLike | Sequence[float | None] | None = None,
         first_token_budget_ms: ArrayLike | Sequence[float | None] | None = None,
+        budget: SupportsFloat | str | Sequence[SupportsFloat | str | None] | None = None,
+        average: AverageBudget | SupportsFloat | str | None = None,
         price: ArrayLike = 0.0,
         elapsed_ms: ArrayLike = 0.0,
         slowdown: float = 1.0,
@@ -348,7 +365,9 @@ class Controller:
         Args:
             contexts: the requests, one by one or as stacked arrays.
             budget_ms, first_token_budget_ms: one for all or one per request; None or inf for no limit.
-            price: of time, accuracy per full latency, likewise; `PriceTable.price` has it for an average budget.
+            budget: another way to say `budget_ms`, likewise; as in `decide`. Costs are said so.
+            average: mean of the stream that all of them belong to, as in `decide`; its price is asked once.
+            price: of time, accuracy per full latency, one for all or one per request, in place of `average`.
             elapsed_ms: likewise; see `decide`.
             slowdown: factor on all predictions.
             when_infeasible: "cheapest" or "best_effort".
@@ -362,6 +381,8 @@ class Controller:
             contexts,
             budget_ms=budget_ms,
             first_token_budget_ms=first_token_budget_ms,
+            budget=budget,
+            average=average,
             price=price,
             elapsed_ms=elapsed_ms,
             slowdown=slowdown,
@@ -419,13 +440,13 @@ class Controller:
         average: AverageBudget | SupportsFloat | str | None = None,
     ) -> None:
         """Raise BudgetError for budgets that no request could have, before any work is done for one."""
-        self._budgets.limits(budget_ms, first_token_budget_ms, budget, full_ms=1.0)
-        self._average(average)
+        self.budgets.limits(budget_ms, first_token_budget_ms, budget, full_ms=1.0)
+        self.average_price(average)
 
-    def _average(
+    def average_price(
         self, average: AverageBudget | SupportsFloat | str | None
     ) -> tuple[float | None, float, bool]:
-        """(average budget in ms, price, whether any choice can meet it)."""
+        """(average budget in ms, price of time, whether any choice can meet it); BudgetError for what is none."""
         if average is None:
             return None, 0.0, True
         self.quantity.check_average(average)
@@ -463,26 +484,6 @@ def _least_late(
         return int(np.argmin(upper_ms))
     late = first_upper_ms - first_ms
     return int(np.argmin(late if whole_ms is None else np.maximum(late, upper_ms - whole_ms)))
-
-
-def _rejection(decision: Decision) -> str:
-    """The message of a rejected request."""
-    limits, text, needs = [], decision.quantity.text, ""
-    left = f"after {decision.unexpected_ms:.1f} ms of delay" if decision.unexpected_ms else "before any delay"
-    if decision.quantity.known_before:
-        needs = f" (needs {text(decision.upper_ms)})"
-    if decision.budget_ms is not None:
-        limits.append(f"{decision.budget_ms:g} {decision.quantity.unit} for the call{needs}")
-    if decision.first_token_budget_ms is not None:
-        limits.append(
-            f"{decision.first_token_budget_ms:g} ms to the first token (needs {decision.first_token_upper_ms:.1f} ms)"
-        )
-    if decision.average_budget_ms is not None:
-        limits.append(f"{decision.average_budget_ms:g} {decision.quantity.unit} on average")
-    return (
-        f"budget: got {' and '.join(limits)}, {left}; none of {decision.tested} configurations fits, not even "
-        f"{decision.configuration}; allow more time or pass when_infeasible='cheapest'"
-    )
 
 
 def _describe(space: KnobSpace) -> str:

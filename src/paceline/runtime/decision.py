@@ -10,7 +10,7 @@ import numpy as np
 
 from paceline.errors import BudgetError, ControllerError, InfeasibleBudgetError
 from paceline.knobs import Configuration, KnobSpace
-from paceline.latency.quantity import ONLY_AFTERWARDS, Quantity
+from paceline.latency.quantity import LATENCY, ONLY_AFTERWARDS, Quantity
 
 if TYPE_CHECKING:
     from paceline.runtime.controller import Controller
@@ -136,7 +136,7 @@ class Candidates:
     space: KnobSpace
     actions: np.ndarray  # int64
     scores: np.ndarray  # accuracy scale (a logits policy: log-probability); only differences mean something
-    values: np.ndarray  # scores less the price of the predicted time, if not priced already; what is maximised (`action_logits`)
+    values: np.ndarray  # what is maximised: scores less the price of the predicted time, see `action_logits`
     mean_ms: np.ndarray  # expected latency of the whole call
     upper_ms: np.ndarray  # calibrated upper latency of the whole call
     first_upper_ms: np.ndarray  # calibrated upper latency of the first token
@@ -217,7 +217,9 @@ class Decision:
 
     @property
     def first_token_upper_ms(self) -> float:
-        """Calibrated upper latency of the first token, slow-down included."""
+        """Calibrated upper latency of the first token, slow-down included; NaN of costs, which have none."""
+        if self.quantity.kind != LATENCY:
+            return math.nan
         return self._predicted(self.candidates.first_upper_ms[self.candidates.chosen])
 
     @property

@@ -130,12 +130,12 @@ class Explanation:
         width = max(len("configuration"), *map(len, names))
         known = self.quantity.known_before
         titles = f"{'predicted':>9}  {'upper':>9}  " if known else ""
-        lines = [f"  {'configuration':<{width}}  score   value  {titles}verdict"]
+        lines = [f"  {'configuration':<{width}}    score    value  {titles}verdict"]
         for name, row in zip(names, rows, strict=True):
             times = "".join(
                 f"{text(time):>9}  " for time in (row.predicted_ms, row.upper_ms) if time is not None
             )
-            lines.append(f"  {name:<{width}}  {row.score:5.3f}  {row.value:6.3f}  {times}{row.verdict}")
+            lines.append(f"  {name:<{width}}  {row.score:7.3f}  {row.value:7.3f}  {times}{row.verdict}")
         if len(rows) < len(self.configurations):
             lines.append(f"  and {len(self.configurations) - len(rows)} configurations of lower value")
         return lines

@@ -41,13 +41,16 @@ class HardBudgets:
                 raise BudgetError(
                     f"budget: got both budget_ms={budget_ms!r} and budget={budget!r}, expected one of them"
                 )
-            share, amount = self._meaning(budget)
+            share, amount = self.meaning(budget)
             whole = checked_ms("budget", share * full_ms) if share else amount
         first = first_token_budget_ms
         return whole, None if first is None else checked_ms("first_token_budget_ms", first)
 
-    def _meaning(self, budget: SupportsFloat | str) -> tuple[float, float]:
-        """A budget as a share of the full configuration's latency, or else an amount; what texts mean is kept."""
+    def meaning(self, budget: SupportsFloat | str) -> tuple[float, float]:
+        """A budget as a share of the full configuration's latency, or else (share 0) an amount.
+
+        What texts mean is kept. BudgetError as of `limits`.
+        """
         unit = self.quantity.unit
         if not isinstance(budget, str) or not self.quantity.known_before:
             return 0.0, parse_budget(budget, full_ms=None, unit=unit)

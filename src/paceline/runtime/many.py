@@ -10,6 +10,7 @@ import numpy as np
 
 from paceline.errors import BudgetError, ControllerError
 from paceline.knobs import Configuration
+from paceline.latency.quantity import LATENCY
 from paceline.policies.decision import action_logits, choose
 from paceline.runtime.decision import (
     FIELDS,
@@ -76,6 +77,7 @@ class BatchLimits:
     whole_ms: np.ndarray  # inf for none
     first_ms: np.ndarray  # inf for none
     price: np.ndarray
+    reachable: bool  # whether any choice can meet the average budget
     slowdown: float
 
     def rows(self, part: slice) -> "BatchLimits":
@@ -84,6 +86,7 @@ class BatchLimits:
             whole_ms=self.whole_ms[part],
             first_ms=self.first_ms[part],
             price=self.price[part],
+            reachable=self.reachable,
             slowdown=self.slowdown,
         )
 
@@ -111,7 +114,7 @@ class BatchDecision:
     score: np.ndarray  # of the choice, accuracy scale (a logits policy: log-probability up to a constant)
     predicted_ms: np.ndarray  # expected latency of the whole call
     upper_ms: np.ndarray  # calibrated upper latency of the whole call
-    first_token_upper_ms: np.ndarray
+    first_token_upper_ms: np.ndarray  # NaN of costs too
 
     def __len__(self) -> int:
         return len(self.action)
@@ -123,6 +126,8 @@ def decide_batch(
     *,
     budget_ms: Any = None,
     first_token_budget_ms: Any = None,
+    budget: Any = None,
+    average: Any = None,
     price: Any = 0.0,
     elapsed_ms: Any = 0.0,
     slowdown: float = 1.0,
@@ -143,10 +148,26 @@ def decide_batch(
     controller.quantity.check_first_token(first_token_budget_ms)
     elapsed = _column("elapsed_ms", elapsed_ms, n, least=0.0)
     unexpected = np.maximum(0.0, elapsed - slowdown * controller.guard.overview_ms)
+    prices, reachable = _column("price", price, n, least=0.0), True
+    if average is not None:
+        if prices.any():
+            raise BudgetError(
+                f"price: got both price={price!r} and average={average!r}, expected one of them"
+            )
+        _, fitted, reachable = controller.average_price(average)
+        prices = np.full(n, fitted)
+    whole = _budget("budget_ms", budget_ms, n)
+    if budget is not None:
+        if budget_ms is not None:
+            raise BudgetError(
+                f"budget: got both budget_ms={budget_ms!r} and budget={budget!r}, expected one of them"
+            )
+        whole = _said(controller, batch, budget)
     limits = BatchLimits(
-        whole_ms=_budget("budget_ms", budget_ms, n) - unexpected,
+        whole_ms=whole - unexpected,
         first_ms=_budget("first_token_budget_ms", first_token_budget_ms, n) - unexpected,
-        price=_column("price", price, n, least=0.0),
+        price=prices,
+        reachable=reachable,
         slowdown=slowdown,
     )
     parts = [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
@@ -176,7 +197,7 @@ def weigh_scored(
     mean_ms = calm_ms
     if slowdown != 1.0:
         mean_ms, upper_ms = slowdown * calm_ms, slowdown * upper_ms
-    feasible = upper_ms <= limits.whole_ms[:, None]
+    feasible = (upper_ms <= limits.whole_ms[:, None]) if limits.reachable else np.zeros(upper_ms.shape, bool)
     told, first_ms = limits.whole_ms, None
     first = np.isfinite(limits.first_ms)
     if first.any():
@@ -184,8 +205,7 @@ def weigh_scored(
         feasible &= first_ms <= limits.first_ms[:, None]
         longest = np.where(feasible, upper_ms, -np.inf).max(axis=1)
         told = np.where(first & feasible.any(axis=1), np.minimum(told, longest), told)
-    full = controller.full_column
-    full_ms = calm_ms.max(axis=1) if full is None else calm_ms[:, full]
+    full_ms = _full_ms(controller, calm_ms)
     told = spec.told_ms(told / (scale * slowdown), full_ms / scale)
     scores = logits = scorer.scores(batch.image_features, batch.question_features, told, limits.price)
     if limits.price.any():
@@ -223,6 +243,7 @@ def _decided(
     else:
         first_ms = seen.first_upper_ms[rows, chosen]
     known = 1.0 if controller.quantity.known_before else math.nan
+    first_known = 1.0 if controller.quantity.kind == LATENCY else math.nan
     reason = np.where(none, when_infeasible, "policy")
     return BatchDecision(
         configurations=[controller.configuration(column) for column in chosen.tolist()],
@@ -232,7 +253,7 @@ def _decided(
         score=seen.scores[rows, chosen],
         predicted_ms=known * seen.mean_ms[rows, chosen],
         upper_ms=known * seen.upper_ms[rows, chosen],
-        first_token_upper_ms=known * first_ms,
+        first_token_upper_ms=first_known * first_ms,
     )
 
 
@@ -256,6 +277,29 @@ def _check(batch: ContextBatch, controller: "Controller") -> None:
                 "configuration"
             )
     check_counts(batch)
+
+
+def _full_ms(controller: "Controller", mean_ms: np.ndarray) -> np.ndarray:
+    """Of expected latencies (n, m), those of the full configuration, or of the slowest where it was not tested."""
+    full = controller.full_column
+    return mean_ms.max(axis=1) if full is None else mean_ms[:, full]
+
+
+def _said(controller: "Controller", batch: ContextBatch, value: Any) -> np.ndarray:
+    """Budgets (n,) said as numbers or texts, one for all or one per request; None stands for none."""
+    many, n = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str), len(batch)
+    each = list(value) if many else [value]
+    if many and len(each) != n:
+        raise BudgetError(
+            f"budget: got {len(each)} budgets for {n} requests, expected one or one per request"
+        )
+    said = [(0.0, math.inf) if one is None else controller.budgets.meaning(one) for one in each]
+    shares, amounts = np.broadcast_to(np.array(said).T, (2, n))
+    if not shares.any():
+        return amounts
+    work = (batch.tiles, batch.vision_tokens, batch.prompt_tokens)
+    full_ms = _full_ms(controller, controller.latency.mean(controller.actions, *work))
+    return np.where(shares > 0.0, shares * full_ms, amounts)
 
 
 def _budget(name: str, value: Any, n: int) -> np.ndarray:

@@ -118,7 +118,7 @@ class OnnxWeigher:
                 "limit_ms": _number(limits.whole_ms),
                 "first_token_limit_ms": _number(limits.first_ms),
                 "price": _number(limits.price),
-                "time_scale": (limits.slowdown * self.scales).astype(np.float32),
+                "time_scale": _typed(limits.slowdown * self.scales),
                 "time_margin": self.margins,
             },
         )
@@ -150,13 +150,16 @@ class OnnxWeigher:
                 "time_margin": np.repeat(self.margins, len(batch), axis=0),
             },
         )
+        columns = self._columns(action)
+        if not limits.reachable:
+            feasible[:], columns[:] = False, -1
         return Weighed(
             scores=scores,
             mean_ms=mean_ms,
             upper_ms=upper_ms,
             first_upper_ms=first_ms,
             feasible=feasible,
-            chosen=self._columns(action),
+            chosen=columns,
         )
 
     def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -187,11 +190,12 @@ def _row(values: np.ndarray) -> np.ndarray:
 
 
 def _typed(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, as no limit is
+        return values.astype(np.float32, copy=False)
 
 
 def _number(value: float | None) -> np.ndarray:
-    return np.array([math.inf if value is None else value], dtype=np.float32)
+    return _typed(np.array([math.inf if value is None else value]))
 
 
 def _check_graph(

@@ -49,6 +49,7 @@ KEYS = (
     "digest",
 )
 """Of the newest version; the first has no "exports"."""
+SUFFIXES = (".safetensors", ".onnx")  # of what lies beside the description
 LISTS = ("knobs", "block_ranking")
 OBJECTS = ("policy", "guard", "prices", "metrics", "provenance", "files")
 ORIGINS = ("model", "profile", "training")
@@ -59,7 +60,7 @@ def save_controller(controller: Controller, path: Path) -> None:
     """Write a controller directory. Files take their names when all are written, and the description goes last.
 
     A kill leaves the directory as it was, or, within the moment of renaming, one that is refused; never a mixture that
-    loads.
+    loads. Files of the controller that was there before and that this one lacks are removed afterwards.
     """
     contents = {POLICY: _policy_bytes(controller), LATENCY: _latency_bytes(controller)}
     if controller.text_features is not None:
@@ -90,7 +91,23 @@ def save_controller(controller: Controller, path: Path) -> None:
             f"controller: metrics or provenance cannot be stored as JSON ({error}); expected plain, finite values"
         ) from error
     path.mkdir(parents=True, exist_ok=True)
+    before = _files_of(path)
     write_together({path / name: data for name, data in (*contents.items(), (DESCRIPTION, text.encode()))})
+    for name in before - contents.keys():
+        (path / name).unlink(missing_ok=True)
+
+
+def _files_of(path: Path) -> set[str]:
+    """Names of the files beside it that a description in a directory lists; none where it cannot be read."""
+    try:
+        listed = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+    return {
+        name
+        for name in listed
+        if isinstance(name, str) and name == Path(name).name and Path(name).suffix in SUFFIXES
+    }
 
 
 def load_controller(path_or_name: str | Path) -> Controller:

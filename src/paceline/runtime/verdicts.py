@@ -108,6 +108,26 @@ def verdict(decision: "Decision", position: int) -> str:
     return f"scores {-score_gap:.3f} more, its {what} {worse - score_gap:.3f} more"
 
 
+def rejection(decision: "Decision") -> str:
+    """The message of a rejected request."""
+    limits, text, needs = [], decision.quantity.text, ""
+    left = f"after {decision.unexpected_ms:.1f} ms of delay" if decision.unexpected_ms else "before any delay"
+    if decision.quantity.known_before:
+        needs = f" (needs {text(decision.upper_ms)})"
+    if decision.budget_ms is not None:
+        limits.append(f"{decision.budget_ms:g} {decision.quantity.unit} for the call{needs}")
+    if decision.first_token_budget_ms is not None:
+        limits.append(
+            f"{decision.first_token_budget_ms:g} ms to the first token (needs {decision.first_token_upper_ms:.1f} ms)"
+        )
+    if decision.average_budget_ms is not None:
+        limits.append(f"{decision.average_budget_ms:g} {decision.quantity.unit} on average")
+    return (
+        f"budget: got {' and '.join(limits)}, {left}; none of {decision.tested} configurations fits, not even "
+        f"{decision.configuration}; allow more time or pass when_infeasible='cheapest'"
+    )
+
+
 def _deadline(decision: "Decision") -> str:
     """The deadline of a choice whose time is known only afterwards."""
     if decision.budget_ms is None:

@@ -104,10 +104,11 @@ def _budgets(requests: RecordedRequests, options: ExplainOptions) -> dict[str, l
         return {"hard": sorted(set(options.budgets_ms or deadline_grid(problem)[0]))}
     ruled, _ = budget_grid(problem.configuration_mean_ms, problem.unit_ms)
     lowest = requests.controller.lowest_average_ms
-    average = list(options.average_budgets_ms or [budget for budget in ruled if budget >= lowest])
-    if not average or min(average) < lowest * (1.0 - 1e-9):
+    held = [budget for budget in ruled if budget >= lowest] or [lowest]
+    average = list(options.average_budgets_ms or held)
+    if min(average) < lowest * (1.0 - 1e-9):
         raise BudgetError(
-            f"average budgets: got {', '.join(f'{b:g}' for b in average or ruled)}, expected at least "
+            f"average budgets: got {', '.join(f'{b:g}' for b in average)}, expected at least "
             f"{quantity.text(lowest)}, the lowest mean that this controller can hold"
         )
     return {"hard": sorted(set(options.budgets_ms or ruled)), "average": sorted(set(average))}

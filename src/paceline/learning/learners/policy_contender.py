@@ -55,8 +55,8 @@ def policy_columns(policy: NumpyPolicy, actions: np.ndarray) -> np.ndarray:
     if len(missing):
         raise ControllerError(
             f"controller: {len(missing)} of its {len(chosen)} configurations were not tested in these outcomes "
-            f"(actions {missing[:8].tolist()}...); evaluate it on a profile of these "
-            "configurations, or train one without score_untested"
+            f"(actions {missing[:8].tolist()}...); evaluate it on a profile of these configurations, or one that was "
+            "trained on configurations of these outcomes"
         )
     return np.searchsorted(actions, chosen)
 

@@ -6,6 +6,7 @@ knob space.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def save_model(
         name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()
     }
     save_file(weights, directory / WEIGHTS)
+    shutil.copymode(directory / OPTIONS, directory / WEIGHTS)  # safetensors makes it for its owner alone
     if block_ranking is not None:
         text = json.dumps([int(block) for block in block_ranking]) + "\n"
         (directory / RANKING).write_text(text, encoding="utf-8")

@@ -63,6 +63,11 @@ def assemble(
     configurations = [rows.configurations[i] for i in scored.tolist()]
     space = _space(configurations, cells.floats["latency_ms"][:, scored], audit)
     actions = space.actions(configurations)
+    if space.size - 1 not in actions:
+        audit.warn(
+            f"the full configuration {space.full} has no outcomes; training needs them, since its time is the unit of "
+            "all times"
+        )
     columns = np.argsort(actions)
     everything = np.ix_(order, scored[columns])
     cut = {}

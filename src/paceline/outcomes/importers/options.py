@@ -10,6 +10,7 @@ from paceline.outcomes.preparation import Preparation
 JOINS = ("auto", "question_id", "position")
 LATENCY_UNITS = ("ms", "s")
 QUALITY_UNITS = ("fraction", "percent")
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,5 +63,5 @@ class ImportOptions:
             if value not in expected:
                 listed = [item for item in expected if item is not None]
                 raise OutcomesError(f"{name}: got {value!r}, expected one of {listed}")
-        if self.seed < 0:
-            raise OutcomesError(f"seed: got {self.seed}, expected 0 or more")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise OutcomesError(f"seed: got {self.seed}, expected 0 to {LARGEST_SEED}")

@@ -24,7 +24,13 @@ from paceline.outcomes.importers.table_files import (
     option_column,
     read_columns,
 )
-from paceline.outcomes.importers.units import refuse_percentages, share_measure, time_measure, unit_in_name
+from paceline.outcomes.importers.units import (
+    check_cost_unit,
+    refuse_percentages,
+    share_measure,
+    time_measure,
+    unit_in_name,
+)
 from paceline.outcomes.progress import Progress
 from paceline.outcomes.rows import listed
 
@@ -215,6 +221,7 @@ def _times(
         raise OutcomesError(
             f"--cost: got {chosen.cost!r}, expected UNIT:COLUMN as in usd:price, or UNIT:OPTION=VALUE,..."
         )
+    check_cost_unit(unit)
     if "=" in rest and rest not in table.column_names:
         costs = _priced(rest, knobs)
     else:
