@@ -288,7 +288,7 @@ def _full_ms(controller: "Controller", mean_ms: np.ndarray) -> np.ndarray:
 def _said(controller: "Controller", batch: ContextBatch, value: Any) -> np.ndarray:
     """Budgets (n,) said as numbers or texts, one for all or one per request; None stands for none."""
     many, n = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str), len(batch)
-    each = list(value) if many else [value]
+    each: list[Any] = list(value) if many else [value]
     if many and len(each) != n:
         raise BudgetError(
             f"budget: got {len(each)} budgets for {n} requests, expected one or one per request"
