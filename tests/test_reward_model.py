@@ -464,6 +464,14 @@ def test_from_a_table_to_a_controller_on_the_command_line(tmp_path, monkeypatch)
     pairs = write(tmp_path / "p.parquet", pair_table(preferred_by_v1(100)))
     said = run("reward-model", pairs, "--out", tmp_path / "r", "--updates", 20)
     assert "fitted to 100 pairs; explains" in said.stdout
+    rows = scored_by_v1(60)
+    noise = score_table(rows).set_column(
+        score_table(rows).column_names.index("score"),
+        "score",
+        pa.array(np.random.default_rng(0).normal(size=60)),
+    )
+    said = run("reward-model", write(tmp_path / "n.csv", noise), "--out", tmp_path / "r", "--updates", 200)
+    assert "no more than guessing" in said.stdout
     refused = run("reward-model", examples, "--out", tmp_path / "q", "--outcomes", tmp_path / "o")
     assert refused.exit_code == 2
     assert re.search(r"knob \w+: got option \d+, expected one of \[\d+, \d+, \d+\]", refused.stderr)

@@ -388,6 +388,15 @@ def test_a_promise_without_enough_samples_is_said():
     assert "too few samples" not in controller().decide(context()).explain()
 
 
+def test_a_first_token_that_nobody_measured_is_said():
+    stands_in = dataclasses.replace(controller(), first_token_latency=controller().latency)
+    limits = {"first_token_budget_ms": 9.0}
+    told = "no first token was measured: the time of the whole call stands in"
+    assert told in stands_in.decide(context(), **limits).explain()
+    assert told not in stands_in.decide(context(), budget_ms=9.0).explain()
+    assert told not in controller().decide(context(), **limits).explain()
+
+
 def test_nothing_is_computed_before_it_is_asked_for(monkeypatch):
     def never(*_):
         raise AssertionError

@@ -57,4 +57,6 @@ def run(
     quality = "nothing" if share is None else f"{share:.1%}"
     told = "of the variance" if source == "scores" else "of the preferences"
     text = f"{out}: fitted to {facts['examples']} {source}; explains {quality} {told} in {kept} kept aside"
+    if share is not None and share <= (0.0 if source == "scores" else 0.5):
+        text += ", no more than guessing: give more examples, or others"
     emit({"reward_model": str(out), "facts": dict(facts)}, [text], as_json=as_json)

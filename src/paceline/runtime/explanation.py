@@ -179,6 +179,10 @@ def explanation_of(decision: "Decision", *, top: int, method: str) -> Explanatio
             f"the average budget is steered: what was spent so far makes this request's price that of "
             f"{decision.quantity.text(told)}, which is where other average budgets are counted from"
         )
+    if decision.first_token_budget_ms is not None and np.array_equal(
+        asked.controller.first_token_latency.rows, asked.controller.latency.rows
+    ):
+        notes.append("no first token was measured: the time of the whole call stands in for it")
     facts, known = asked.controller.latency.facts, decision.quantity.known_before
     if facts.get("promise_holds") is False:
         notes.append("upper: too few samples were timed to promise this; it is the slowest that was seen")
