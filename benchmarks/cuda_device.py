@@ -9,6 +9,10 @@ def asked_device(name: str, benchmark: str, words: str) -> torch.device:
     `words`: options with which the benchmark runs on a processor, to look at its code.
     """
     device = torch.device(name)
+    if device.index is not None:
+        raise SystemExit(
+            f"{benchmark}: got device {name!r}, expected no index; choose one with CUDA_VISIBLE_DEVICES"
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(
             f"{benchmark}: torch finds no CUDA device here. Run it on a machine with one, or look at the code with "

@@ -51,7 +51,7 @@ def difference(model: ElasticMolmoE, reference: ElasticMolmoE, pictures: list[Im
 
 
 def copies_to_host(model: ElasticMolmoE, picture: Image.Image, device: torch.device) -> dict[str, Any]:
-    """How often and how many bytes one overview copies from the device until its features are read."""
+    """How often one overview copies from the device until its features are read, and how many numbers those are."""
     features(model.overview(picture, QUESTION))
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     with profile(activities=kinds) as seen:

@@ -315,7 +315,7 @@ def table(tmp_path):
                 [*TABLE[:6], "--cost", f"{unit}:runtime"],
                 f"--cost: got the unit {unit!r}, expected one that can stand",
             )
-            for unit in ("%", "ms", "S", "1usd", "-", ".x", "u sd")
+            for unit in ("%", "ms", "S", "1usd", ".x", "u sd", "e3", "E2usd", "e-3")
         ),
         ([*TABLE, "--strict"], "warnings, expected none"),
     ],

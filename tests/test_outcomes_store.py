@@ -361,5 +361,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path)
 
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, fail)
+    with pytest.raises(FileNotFoundError):
+        write_atomically(path, lambda temporary: None)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"

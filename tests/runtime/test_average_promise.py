@@ -98,7 +98,9 @@ def test_beyond_what_a_policy_reads_the_cheapest_that_fits_is_taken(backend):
         assert made.candidates.chosen == made.candidates.mean_ms.argmin()
         assert made.candidates.values.argmax() == made.candidates.chosen
         told = made.explain()
-        assert "less than the policy was taught to keep, so nothing but time counts" in told
+        assert "more than the policy reads, so only time counts" in told
+        assert "none of image and question, as only time counts" in told
+        assert made.explanation().shares is None
         assert "ms more" in told
         assert "asked again in float32" not in told
         below = owner.decide(context, average=20.0 * owner.scale)

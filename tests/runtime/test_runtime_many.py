@@ -211,14 +211,29 @@ def test_numbers_of_any_kind_are_budgets():
 
 
 @pytest.mark.parametrize(
-    "said", ["80%", "low", "0.03s", 25.0, ["80%", None, "high", 20.0, "1s", np.float32(18.0)], [None] * 6]
+    "said",
+    [
+        "80%",
+        "low",
+        "0.03s",
+        25.0,
+        ["80%", None, "high", 20.0, "1s", np.float32(18.0)],
+        [None] * 6,
+        np.array(25.0),
+    ],
 )
 def test_budgets_are_said_as_for_one_request(said):
     owner = controller()
     contexts = [context(index) for index in range(6)]
     each = said if isinstance(said, list) else [said] * 6
-    singly = [owner.decide(one, budget=text) for one, text in zip(contexts, each, strict=True)]
+    singly = [
+        owner.decide(one, budget=float(text) if isinstance(text, np.ndarray) else text)
+        for one, text in zip(contexts, each, strict=True)
+    ]
     assert_same(owner.decide_batch(contexts, budget=said), singly)
+    endless = owner.decide_batch(contexts, budget=[25.0, np.inf, None, np.inf, None, 25.0])
+    listed = owner.decide_batch(contexts, budget_ms=[25.0, np.inf, None, np.inf, None, 25.0])
+    assert endless.action.tolist() == listed.action.tolist()
 
 
 @pytest.mark.parametrize("average", [9.0, "0.009s", 1e9, 0.001])

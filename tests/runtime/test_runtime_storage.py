@@ -101,9 +101,12 @@ def test_files_of_the_controller_before_do_not_stay(directory):
     (directory / "report.html").write_text("mine")
     controller().save(directory)
     assert sorted(path.name for path in directory.iterdir()) == sorted([*FILES, "mine.onnx", "report.html"])
-    (directory / "controller.json").write_text("damaged")
-    controller().save(directory)
-    assert Controller.load(directory).fingerprint == controller().fingerprint
+    (directory / "d.onnx").mkdir()
+    refused = {"a\0.onnx": {}, "d.onnx": {}}
+    for before in ("damaged", '{"files": null}', '{"files": 3}', json.dumps({"files": refused})):
+        (directory / "controller.json").write_text(before)
+        controller().save(directory)
+        assert Controller.load(directory).fingerprint == controller().fingerprint
 
 
 def test_what_a_decision_hands_out_does_not_change_the_controller():

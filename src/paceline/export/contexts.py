@@ -11,6 +11,8 @@ from paceline.outcomes.workloads import workload_columns
 from paceline.policies.spec import PolicySpec
 
 LARGEST_PRICE = 0.5
+BEYOND = 2.0
+"""Prices go up to this many times the highest that a policy reads, where nothing but time counts."""
 """Of accuracy policies, in accuracy per full latency: beyond it nearly every choice is the cheapest."""
 
 
@@ -44,7 +46,7 @@ def drawn_requests(
     """`count` requests of a split's samples, each with a budget of its own.
 
     Samples come in turn. Every second request has a hard budget, uniform in logarithm over the policy's range; the
-    others have a price of time, uniform in logarithm over the policy's range or up to `LARGEST_PRICE`.
+    others have a price of time, uniform in logarithm over the policy's range and beyond or up to `LARGEST_PRICE`.
 
     Args:
         scales: this machine's time over the profile's, of whole call and first token.
@@ -67,6 +69,8 @@ def drawn_requests(
     low, high = np.log(spec.budget_low_ms), np.log(spec.budget_high_ms)
     limit = np.where(hard, scales[0] * np.exp(rng.uniform(low, high, count)), np.inf)
     lowest, highest = spec.price_low or LARGEST_PRICE / 1000.0, spec.price_high or LARGEST_PRICE
+    if spec.price_high is not None:  # some beyond what the policy reads, where the graph takes another way
+        highest = BEYOND * spec.highest_price
     price = np.where(hard, 0.0, np.exp(rng.uniform(np.log(lowest), np.log(highest), count)))
     loads = {
         name: np.maximum(np.nan_to_num(getattr(table, name)[chosen][:, columns]), 0)

@@ -29,8 +29,9 @@ class DecisionGraph:
     | time_margin | 2 | further factor on upper latencies, 1 or more: whole call, first token |
 
     Outputs: per configuration `scores` (accuracies, or the logits of a logits policy), `values` (less the price of
-    time), `mean_ms`, `upper_ms`, `first_token_upper_ms`, `feasible`; and `action`, the id of the best feasible
-    configuration, ties going to the cheaper, or -1 where nothing fits. Times are of this machine.
+    time; -mean_ms beyond the highest price that a logits policy reads), `mean_ms`, `upper_ms`, `first_token_upper_ms`,
+    `feasible`; and `action`, the id of the best feasible configuration, ties going to the cheaper, or -1 where nothing
+    fits. Times are of this machine.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ def check_whole(name: str, value: Any, least: int, error: type[PacelineError] = 
 
 
 def check_seed(value: Any) -> None:
-    """TrainError unless `value` is a seed that every library takes, with room for those counted from it."""
+    """TrainError unless `value` is a seed that every library takes, with room for those of folds and members."""
     check_whole("seed", value, 0)
     if value > LARGEST_SEED:
         raise TrainError(f"seed: got {value}, expected at most {LARGEST_SEED}")

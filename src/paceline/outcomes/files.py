@@ -21,6 +21,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode
+        temporary.unlink()
         write(temporary)
         temporary.chmod(mode)
         sync(temporary)

@@ -4,7 +4,8 @@
  * them. Their columns are kept in panels of 64 or 16, each panel row after row, and a sum stays in registers. Rows whose
  * input is 0 add nothing and are not read: after a rectifier that is most of them.
  *
- * A call takes some ten microseconds and keeps the interpreter's lock, which costs more to get back than that.
+ * A call takes some ten microseconds and keeps the interpreter's lock, which costs more to get back than that. Many
+ * requests share what is read, in `_native_many.h`.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -439,7 +440,7 @@ static PyMethodDef network_methods[] = {
 };
 
 static PyType_Slot network_slots[] = {
-    {Py_tp_doc, "A policy of linear layers, packed for one request at a time. Immutable."},
+    {Py_tp_doc, "A policy of linear layers, packed for one request or many. Immutable."},
     {Py_tp_new, network_new},
     {Py_tp_dealloc, network_dealloc},
     {Py_tp_methods, network_methods},
@@ -466,7 +467,7 @@ static PyMethodDef functions[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "paceline.policies._native",
-    .m_doc = "Scores of one request and the choice among them, compiled.",
+    .m_doc = "Scores of requests and the choice among them, compiled.",
     .m_size = 0,
     .m_methods = functions,
 };

@@ -34,7 +34,7 @@ class Considered:
     configuration: Configuration
     score: float  # predicted accuracy, or log-probability up to a constant
     accuracy: float | None  # predicted; None where the policy predicts none
-    value: float  # score less the price of its time; what is maximised
+    value: float  # what is maximised: score less the price of its time, or, where only time counts, -predicted_ms
     predicted_ms: float | None  # expected; None: known only afterwards
     upper_ms: float | None  # calibrated upper quantile; likewise
     feasible: bool
@@ -169,10 +169,14 @@ def explanation_of(decision: "Decision", *, top: int, method: str) -> Explanatio
         notes.append(_disagreement(decision, again))
     else:
         changes = counterfactuals(decision, asked, replay)
-        if now >= 0:
-            shares = attribution(decision, replay, method)
-        else:
+        if now < 0:
             notes.append("share in the choice: none of image and question, as nothing fits")
+        elif decision.only_time_counts:
+            notes.append(
+                "share in the choice: none of image and question, as only time counts; values are times below 0"
+            )
+        else:
+            shares = attribution(decision, replay, method)
     told = steered_from(decision, asked.controller.prices, asked.controller.scale)
     if told is not None:
         notes.append(

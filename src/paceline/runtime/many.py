@@ -286,14 +286,17 @@ def _full_ms(controller: "Controller", mean_ms: np.ndarray) -> np.ndarray:
 
 
 def _said(controller: "Controller", batch: ContextBatch, value: Any) -> np.ndarray:
-    """Budgets (n,) said as numbers or texts, one for all or one per request; None stands for none."""
-    many, n = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str), len(batch)
+    """Budgets (n,) said as numbers or texts, one for all or one per request; None and inf stand for none."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    many, n = isinstance(value, Sequence) and not isinstance(value, str), len(batch)
     each: list[Any] = list(value) if many else [value]
     if many and len(each) != n:
         raise BudgetError(
             f"budget: got {len(each)} budgets for {n} requests, expected one or one per request"
         )
-    said = [(0.0, math.inf) if one is None else controller.budgets.meaning(one) for one in each]
+    endless = (None, math.inf)
+    said = [(0.0, math.inf) if one in endless else controller.budgets.meaning(one) for one in each]
     shares, amounts = np.broadcast_to(np.array(said).T, (2, n))
     if not shares.any():
         return amounts

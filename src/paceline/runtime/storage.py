@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def save_controller(controller: Controller, path: Path) -> None:
     before = _files_of(path)
     write_together({path / name: data for name, data in (*contents.items(), (DESCRIPTION, text.encode()))})
     for name in before - contents.keys():
-        (path / name).unlink(missing_ok=True)
+        with suppress(OSError, ValueError):  # of a damaged description; what is written holds without it
+            (path / name).unlink(missing_ok=True)
 
 
 def _files_of(path: Path) -> set[str]:
@@ -102,6 +104,8 @@ def _files_of(path: Path) -> set[str]:
     try:
         listed = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+    if not isinstance(listed, dict):
         return set()
     return {
         name

@@ -58,11 +58,8 @@ def limits(decision: "Decision") -> list[str]:
         what = "cost" if quantity.kind == COST else "time"
         lines.append(
             f"average budget {text(decision.average_budget_ms)}: "
-            + (
-                f"less than the policy was taught to keep, so nothing but {what} counts"
-                if decision.only_time_counts
-                else f"{decision.price:.4f} of accuracy is the price of the full configuration's {what}"
-            )
+            + f"{decision.price:.4f} of accuracy is the price of the full configuration's {what}"
+            + (f", more than the policy reads, so only {what} counts" if decision.only_time_counts else "")
         )
     if decision.slowdown != 1.0:
         lines.append(

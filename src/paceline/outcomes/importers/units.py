@@ -3,14 +3,13 @@
 import re
 from dataclasses import dataclass
 
-from paceline.errors import OutcomesError
+from paceline.budgets import parse_budget
+from paceline.errors import BudgetError, OutcomesError
 
 TIME_UNITS = {"milliseconds": 1.0, "ms": 1.0, "seconds": 1000.0, "s": 1000.0, "sec": 1000.0}
 """What a value is multiplied by to be milliseconds."""
 SHARE_UNITS = {"fraction": 1.0, "percent": 0.01, "pct": 0.01}
 """What a value is multiplied by to be in [0, 1]."""
-COST_UNIT = re.compile(r"[^\W\d_]\S*|[^\w\s.%+-]\S*")
-"""A letter or the sign of a currency first, no blanks."""
 TAKEN = ("%", "ms", "s")
 """What `paceline.budgets` reads as something else than a unit of costs."""
 _NAME_TIMES = {
@@ -98,7 +97,11 @@ def refuse_percentages(place: str, low: float, high: float, factor: float, advic
 
 def check_cost_unit(unit: str) -> None:
     """OutcomesError for a unit of costs in which budgets could not be said, as in 0.5usd, or mean something else."""
-    if not COST_UNIT.fullmatch(unit) or unit.lower() in TAKEN:
+    try:
+        understood = parse_budget(f"0.5{unit}", full_ms=None, unit=unit) == 0.5
+    except BudgetError:
+        understood = False
+    if not understood or unit.lower() in TAKEN:
         raise OutcomesError(
             f"--cost: got the unit {unit!r}, expected one that can stand behind a number, as in 0.5usd, and none of "
             f"{', '.join(TAKEN)}, in which budgets are said already"
