@@ -12,6 +12,7 @@ from paceline.learning.contexts import ContextRanges, sample_contexts
 from paceline.learning.options import TrainOptions
 from paceline.learning.price_curve import PriceCurve
 from paceline.learning.train import train_controller_policy
+from paceline.policies.decision import action_logits
 from paceline.runtime.controller import Controller
 
 RANGES = ContextRanges(budget_low_ms=5.0, budget_high_ms=20.0, price_low=0.1, price_high=10.0)
@@ -104,5 +105,6 @@ def test_prices_are_met_on_the_validation_split(reader):
     rows = table().split_rows("validation")
     mean_ms = reader.latency.mean(reader.actions, rows.tiles, rows.vision_tokens, rows.prompt_tokens)
     for budget, price in zip(reader.prices.budgets_ms, reader.prices.prices, strict=True):
-        logits = reader.policy.scores(rows.image_features, rows.question_features, None, float(price))
+        scores = reader.policy.scores(rows.image_features, rows.question_features, None, float(price))
+        logits = action_logits(reader.policy.spec, scores, mean_ms, float(price), full_latency_ms=1.0)
         assert mean_ms[np.arange(len(mean_ms)), logits.argmax(axis=1)].mean() <= budget * (1 + 1e-9)
