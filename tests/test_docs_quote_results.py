@@ -63,9 +63,16 @@ def test_what_a_decision_costs():
         found = measured["decisions"][name]
         assert cells == [f"{found['p50_us']:.1f}", f"{found['p99_us']:.0f}"], name
     for name, cells in rows_of("decision_cost.md", "contender | 1").items():
-        speeds = measured["contexts_per_second"][name]
+        speeds = measured["batches"]["contexts_per_second"][name]
         assert cells == [f"{speeds[size]:,.0f}" for size in ("1", "8", "64", "512", "4096")], name
     page = " ".join((ROOT / "docs" / "decision_cost.md").read_text().split())
+    batches = measured["batches"]["bars"]
+    over = [batches[size]["to_limit"]["ratio"]["median"] for size in ("64", "512", "4096")]
+    same = {size: bars["rivals"]["eager torch, the same network"]["median"] for size, bars in batches.items()}
+    small = {
+        size: bars["rivals"]["stable-baselines3 PPO, masked distribution"]["median"]
+        for size, bars in batches.items()
+    }
     bars, whole = measured["bars"], json.loads((RESULTS / "end_to_end.json").read_text())
     low, high = whole["bar"]["added_share_interval"]
     split = whole["overview_split"]["added_ms"]
@@ -73,6 +80,9 @@ def test_what_a_decision_costs():
         name: whole["breakdown_ms"][f"{name}_ms"]["median"] for name in ("features", "workloads", "decision")
     }
     for told in (
+        f"takes {over[0]:.2f}, {over[1]:.2f} and {over[2]:.2f} times as long for 64, 512 and 4096 requests",
+        f"takes {same['1']:.2f}, {same['8']:.2f}, {same['64']:.2f}, {same['512']:.2f} and {same['4096']:.2f} times as long",
+        f"decides {1 / small['4096']:.1f} times as many",
         f"takes {measured['limit']['us']:.1f} us by the fastest reader",
         f"{bars['to_limit']['ratio']:.2f} times that",
         f"{bars['to_fastest_rival']['ratio']['median']:.2f} times our time. A linear",
