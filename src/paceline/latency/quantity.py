@@ -9,6 +9,8 @@ from paceline.errors import BudgetError, ControllerError
 LATENCY, RUNTIME, COST = "latency", "runtime", "cost"
 """Kinds of `latency_ms` in an outcomes manifest: latencies, solver runtimes and prices."""
 MILLISECONDS = "ms"
+SMALLEST_SHOWN = 0.05
+"""Milliseconds that a tenth shows as more than 0."""
 ONLY_AFTERWARDS = "known only afterwards"
 
 
@@ -18,8 +20,8 @@ class Quantity:
 
     >>> Quantity(kind="cost", unit="usd").text(0.00123456)
     '0.001235 usd'
-    >>> Quantity().text(61.25)
-    '61.2 ms'
+    >>> Quantity().text(61.25), Quantity().text(0.001)
+    ('61.2 ms', '0.001 ms')
     """
 
     kind: str = LATENCY
@@ -37,7 +39,8 @@ class Quantity:
 
     def text(self, value: float) -> str:
         """A value with its unit."""
-        number = f"{value:.1f}" if self.unit == MILLISECONDS else f"{value:.4g}"
+        shown = self.unit == MILLISECONDS and not 0.0 < abs(value) < SMALLEST_SHOWN
+        number = f"{value:.1f}" if shown else f"{value:.4g}"
         return f"{number} {self.unit}"
 
     def check_milliseconds(self, name: str, value: object) -> None:
