@@ -1,5 +1,6 @@
 """The exported decision against the controller's own, for every form of policy."""
 
+import hashlib
 import json
 import warnings
 from dataclasses import replace
@@ -8,12 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from paceline.errors import ExportError
+from paceline.errors import ControllerError, ExportError
 from paceline.export.decision_graph import OUTPUTS
 from paceline.export.gates import session
 from paceline.export.precisions import FILES, PRECISIONS, Source, export_models
 from paceline.policies.numpy_policy import NumpyPolicy
 from paceline.policies.torch_policy import TorchPolicy
+from paceline.runtime.average import PriceTable
 from paceline.runtime.controller import Controller
 from paceline.runtime.exports import decided_digest
 from paceline.runtime.onnx_backend import OnnxWeigher, open_session
@@ -89,6 +91,47 @@ def test_the_file_decides_what_the_controller_decides(form):
             np.testing.assert_array_equal(found["feasible"][0], seen.feasible)
             expected = decision.action if decision.reason == "policy" else -1
             assert found["action"][0] == expected, (index, request)
+
+
+READING = [form for form in FORMS if form_controller(form).policy.spec.output == "logits"]
+"""Forms that read the price of time."""
+
+
+@pytest.mark.parametrize("form", READING)
+def test_beyond_what_a_policy_reads_its_file_takes_the_cheapest(form):
+    controller = form_controller(form)
+    beyond = 2.0 * controller.policy.spec.highest_price
+    controller = replace(controller, prices=PriceTable(np.array([15.0]), np.array([beyond])))
+    run = session(export_models(source_of(controller), exported_inputs(controller, form, 0, {}))["fp32"])
+    for index in range(6):
+        request = {"average": 15.0 * controller.scale}
+        decision = controller.decide(form_context(form, index), **request)
+        given = exported_inputs(controller, form, index, request)
+        values, mean_ms, action = run.run(["values", "mean_ms", "action"], given)
+        np.testing.assert_array_equal(values, -mean_ms)
+        np.testing.assert_allclose(values[0], decision.candidates.values, rtol=1e-5)
+        assert action[0] == decision.action == controller.actions[mean_ms[0].argmin()]
+
+
+@pytest.mark.parametrize("form", ["joint", "joint logits"])
+def test_a_file_of_the_rule_before_is_refused_where_the_rule_differs(form):
+    """Its digest is that of the policy and the latency laws alone."""
+    controller = form_controller(form)
+    older = hashlib.sha256(repr(controller.policy.spec).encode())
+    for name in sorted(controller.policy.arrays):
+        older.update(name.encode() + controller.policy.arrays[name].tobytes())
+    for estimate in (controller.latency, controller.first_token_latency):
+        for part in (estimate.actions, estimate.rows, estimate.law, estimate.upper_ratio):
+            older.update(np.ascontiguousarray(part).tobytes())
+        older.update(repr(estimate.floor_ms).encode())
+    source = replace(source_of(controller), metadata={"decided_digest": older.hexdigest()})
+    model = export_models(source, exported_inputs(controller, form, 0, {}))["fp32"]
+    opened = open_session(model, "policy.onnx")
+    if form == "joint":
+        assert OnnxWeigher(controller, opened, "policy.onnx").backend == "onnx"
+        return
+    with pytest.raises(ControllerError, match="export the controller again"):
+        OnnxWeigher(controller, opened, "policy.onnx")
 
 
 @pytest.mark.parametrize("form", FORMS)

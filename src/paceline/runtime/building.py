@@ -164,9 +164,8 @@ def _read_prices(
         prices = np.minimum.accumulate([curve.price(float(budget)) for budget in budgets])
     cheapest = spent_ms[np.arange(len(mean_ms)), cheapest_columns(mean_ms)].mean()
     below = np.array([LOWEST_MARGIN * cheapest, JUST_BELOW * budgets[0]])
-    if (
-        below[0] < below[1]
-    ):  # what the policy itself does not go down to is left to the cheapest configuration
+    # What the policy itself does not go down to is left to the cheapest configuration.
+    if below[0] < below[1]:
         beyond = BEYOND * policy.spec.highest_price
         budgets, prices = np.concatenate([below, budgets]), np.concatenate([[beyond, beyond], prices])
     return PriceTable(budgets / scale, prices)
