@@ -21,6 +21,7 @@ from paceline.runtime.controller import Controller
 from paceline.runtime.decision import Decision, RejectedError
 from paceline.runtime.explanation import Explanation
 from paceline.runtime.replay import Replay
+from paceline.runtime.verdicts import verdict
 
 METHODS = list(attribution.STEPS)
 SPEC = controller().policy.spec
@@ -386,6 +387,18 @@ def test_a_promise_without_enough_samples_is_said():
     made = dataclasses.replace(controller(), latency=unsure).decide(context())
     assert "upper: too few samples were timed to promise this" in made.explain()
     assert "too few samples" not in controller().decide(context()).explain()
+
+
+def test_what_is_a_little_worse_and_cheaper_is_not_called_as_good():
+    made = controller().decide(context())
+    seen = made.candidates
+    other = (seen.chosen + 1) % len(seen.values)
+    seen.values = seen.values.copy()
+    seen.mean_ms = seen.mean_ms.copy()
+    seen.values[other] = seen.values[seen.chosen] - 1e-4
+    for mean_ms, expected in ((0.9, "value less than 0.001 lower"), (1.0, "as good, not cheaper")):
+        seen.mean_ms[other] = mean_ms * seen.mean_ms[seen.chosen]
+        assert verdict(made, other) == expected
 
 
 def test_a_first_token_that_nobody_measured_is_said():

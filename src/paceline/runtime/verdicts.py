@@ -97,7 +97,8 @@ def verdict(decision: "Decision", position: int) -> str:
         return f"takes {quantity.text(float(seen.mean_ms[position] - seen.mean_ms[seen.chosen]))} more"
     worse = float(seen.values[seen.chosen] - seen.values[position])
     if worse < ABOUT_EQUAL:
-        return "as good, not cheaper"
+        cheaper = seen.mean_ms[position] < seen.mean_ms[seen.chosen]
+        return "value less than 0.001 lower" if cheaper else "as good, not cheaper"
     score_gap = float(seen.scores[seen.chosen] - seen.scores[position])
     if score_gap >= ABOUT_EQUAL or decision.price == 0.0:
         return f"value {worse:.3f} lower"
